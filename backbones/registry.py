@@ -1,0 +1,43 @@
+"""The registries of scope `backbones`: children of MMEngine's root registries.
+
+MMEngine imports this module by itself for a type such as `'backbones.ConvNeXt'` and then, at the first lookup
+in a registry, that registry's `locations`. A location is imported only when something of its registry is
+looked up, so the plug-in half of the package (models and optimiser constructors) never needs mmcv, mmdet or
+mmseg.
+
+MMEngine swallows an ImportError that is raised while it imports this module; nothing here may fail once
+MMEngine is installed. An error inside a location comes through as it is.
+"""
+
+from __future__ import annotations
+
+try:
+    import mmengine.registry as _root
+except ModuleNotFoundError as error:
+    if error.name != 'mmengine':  # MMEngine is there and one of its own requirements is not: show that one
+        raise
+    raise ModuleNotFoundError(
+        'backbones needs MMEngine, which is not installed: run `pip install onedl-mmengine` (the maintained '
+        'fork) or, in a project on upstream OpenMMLab, `pip install mmengine`.',
+        name='mmengine',
+    ) from None
+
+SCOPE = 'backbones'
+
+
+def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry:
+    """Make the registry of scope `backbones` below MMEngine's `parent`."""
+    places = [f'{SCOPE}.{place}' for place in locations]
+    return _root.Registry(name, parent=parent, scope=SCOPE, locations=places)
+
+
+MODELS = _child('model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
+)
+DATASETS = _child('dataset', _root.DATASETS, 'data')
+TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
+HOOKS = _child('hook', _root.HOOKS, 'training')
+LOOPS = _child('loop', _root.LOOPS, 'training')
+METRICS = _child('metric', _root.METRICS, 'evaluation')
+EVALUATORS = _child('evaluator', _root.EVALUATOR, 'evaluation')
