@@ -1,0 +1,113 @@
+"""What to tell a user whose checkpoint does not fit: what differs, and what to change."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from backbones.weights.coverage import Coverage
+from backbones.weights.layout import Layout, State
+
+SHOWN = 4  # names listed of each kind of finding; the rest is counted
+# Leftovers that a backbone takes when it is built for them.
+REMEDIES = {
+    'reg_token': 'the file has register or distillation tokens: build the backbone with num_registers={rows}',
+    'norm_pre.weight': 'the file has a norm before the blocks: build the backbone with pre_norm=True',
+    'pos_embed': "the file has absolute positions: build the backbone with position='absolute'",
+    'rope_embed.periods': "the file has rotary positions: build the backbone with position='rope'",
+}
+
+
+def first_names(names: Sequence[str], limit: int = SHOWN) -> str:
+    """List the first few names and count the rest."""
+    rest = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + rest
+
+
+def _archs(module: nn.Module) -> Mapping[str, Mapping[str, Any]]:
+    """Give the named sizes of a backbone class: the table ARCHS beside it."""
+    return getattr(sys.modules[type(module).__module__], 'ARCHS', {})
+
+
+def own_arch(module: nn.Module, layout: Layout) -> dict[str, Any]:
+    """Give the sizes of a backbone in the terms of `layout.describe`, with the levels it does not build."""
+    stated = getattr(module, 'arch', None)
+    stated = stated if isinstance(stated, Mapping) else {}
+    read = layout.describe(module.state_dict())
+    return {key: stated.get(key, getattr(module, key, value)) for key, value in read.items()}
+
+
+def arch_name(arch: Mapping[str, Any], module: nn.Module) -> str | None:
+    """Name the published size that `arch` has."""
+    for name, sizes in _archs(module).items():
+        common = [key for key in arch if key in sizes]
+        if common and all(sizes[key] == arch[key] for key in common):
+            return name
+    return None
+
+
+def arch_text(arch: Mapping[str, Any]) -> str:
+    """Write sizes as arguments."""
+    return ', '.join(f'{key}={value}' for key, value in arch.items())
+
+
+def size_hint(theirs: Mapping[str, Any], module: nn.Module, layout: Layout) -> str:
+    """Say which arguments the file asks for, if its size is not that of the backbone; '' if it is."""
+    ours = own_arch(module, layout)
+    keys = [key for key in theirs if key in ours and ours[key] != theirs[key]]
+    if not keys:
+        return ''
+    in_arch = {key for sizes in _archs(module).values() for key in sizes}
+    name = arch_name(theirs, module)
+    fits = [f'{key}={theirs[key]}' for key in keys if key not in in_arch]
+    if any(key in in_arch for key in keys):
+        inside = {key: value for key, value in theirs.items() if key in in_arch}
+        fits.insert(0, f'arch={name!r}' if name else f'arch=dict({arch_text(inside)})')
+    differ = '; '.join(f'{key} is {theirs[key]} in the file and {ours[key]} in the backbone' for key in keys)
+    return f'the file is of another size ({differ}): {", ".join(fits)} fits'
+
+
+def _leftover_hints(coverage: Coverage, native: State) -> list[str]:
+    hints = []
+    for name in coverage.unexpected:
+        if name in REMEDIES:
+            hints.append(REMEDIES[name].format(rows=native[name].shape[-2:][0]))
+        elif name.endswith(('gamma', 'gamma_1', 'gamma_2')) and 'grn' not in name:
+            hints.append('the file has a layer scale: build the backbone with layer_scale_init_value above 0')
+        elif '.grn.' in name:
+            hints.append('the file is ConvNeXt V2: build the backbone with use_grn=True')
+    if any('.grn.' in name for name in coverage.missing):
+        hints.append('the file is ConvNeXt V1: build the backbone with use_grn=False')
+    if any(re.search(r'\.(gamma|ls\d\.gamma)$', name) for name in coverage.missing):
+        hints.append(
+            'the file has no layer scale: build the backbone without (layer_scale_init_value=0 or None)'
+        )
+    return list(dict.fromkeys(hints))
+
+
+def refusal(coverage: Coverage, native: State, hint: str) -> str:
+    """Write what does not fit, why, and what to do."""
+    findings = []
+    if coverage.missing:
+        findings.append(
+            f'{len(coverage.missing)} parameters are missing in the file: {first_names(coverage.missing)}'
+        )
+    if coverage.mismatched:
+        shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in coverage.mismatched.items()]
+        findings.append(f'{len(coverage.mismatched)} have another shape: {first_names(shapes)}')
+    if coverage.unexpected:
+        findings.append(
+            f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}'
+        )
+    remedies = (
+        [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
+    )
+    return (
+        f'checkpoint {coverage.source} (layout {coverage.layout!r}) does not fit {coverage.backbone}: '
+        f'{"; ".join(findings)}. To do: {"; ".join(remedies)}; or set strict=False in init_cfg to load what '
+        'fits'
+    )

@@ -1,0 +1,362 @@
+"""A load fills the backbone and counts, or refuses and changes nothing; and what is loaded stays loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from backbones.convnext import ConvNeXt
+from backbones.vit import VisionTransformer
+from backbones.weights import load
+from backbones.weights.load import initialise_from_checkpoint, load_pretrained
+
+CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+VIT = dict(embed_dim=8, depth=2, num_heads=2)
+
+
+def official(model: nn.Module) -> dict[str, Tensor]:
+    """Give the state of a backbone as its source would publish it: random, with a classifier."""
+    torch.manual_seed(0)
+    state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
+    state = {name: value for name, value in state.items() if not re.match(r'norm\d', name)}
+    width = state['stages.3.0.dwconv.weight'].shape[0] if 'stages.3.0.dwconv.weight' in state else 8
+    head = {'norm.weight': width, 'norm.bias': width, 'head.weight': width, 'head.bias': width}
+    return {**state, **{name: torch.zeros(size) for name, size in head.items()}}
+
+
+def saved(path: Path, state: dict[str, Any], wrapper: str = 'model') -> Path:
+    """Save a state and return the path."""
+    torch.save({wrapper: state}, path)
+    return path
+
+
+@pytest.fixture
+def convnext_file(tmp_path: Path) -> Path:
+    """A toy ConvNeXt V1 in the official layout."""
+    return saved(tmp_path / 'convnext.pth', official(ConvNeXt(CONVNEXT)))
+
+
+@pytest.fixture
+def vit_file(tmp_path: Path) -> Path:
+    """A toy ViT in timm's layout, trained at 64 x 64."""
+    return saved(tmp_path / 'vit.pth', official(VisionTransformer(VIT, pretrain_img_size=64)))
+
+
+def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether every tensor of `state` that the model has is in it."""
+    own = model.state_dict()
+    return all(torch.equal(own[name], value) for name, value in state.items() if name in own)
+
+
+# --- coverage -----------------------------------------------------------------------------------------------
+
+
+def test_a_load_says_what_it_did_in_one_line(convnext_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+    monkeypatch.setattr(load, 'print_log', lambda text, logger: lines.append(text))
+    load_pretrained(ConvNeXt(CONVNEXT), convnext_file)
+    assert lines == [
+        'ConvNeXt <- official V1: 61/69 parameters, 31,696; '
+        'new: norm0, norm1, norm2, norm3; dropped: norm, head'
+    ]
+
+
+def test_coverage_counts_every_parameter(convnext_file: Path) -> None:
+    model = ConvNeXt(CONVNEXT)
+    coverage = load_pretrained(model, convnext_file)
+    assert coverage.complete
+    assert coverage.total_elements == sum(value.numel() for value in model.parameters())
+    assert coverage.total_elements - coverage.filled_elements == 2 * sum(CONVNEXT['dims'])
+    assert len(coverage.filled) + len(coverage.fresh) == len(list(model.parameters()))
+    assert sorted(coverage.dropped) == ['head.bias', 'head.weight', 'norm.bias', 'norm.weight']
+
+
+def test_the_table_has_a_row_for_each_part(convnext_file: Path) -> None:
+    text = load_pretrained(ConvNeXt(CONVNEXT), convnext_file).table()
+    for row in (
+        r'stages\.2 +18/18 +12,000/12,000',
+        r'norm0 +0/2 +0/16',
+        r'total +61/69',
+        r'fresh \(8\): norm0',
+    ):
+        assert re.search(row, text), row
+
+
+def test_a_published_size_is_named(tmp_path: Path) -> None:
+    path = saved(
+        tmp_path / 'w.pth', official(VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32))
+    )
+    model = VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32)
+    assert load_pretrained(model, path).summary().startswith('VisionTransformer-tiny <- timm: ')
+
+
+def test_half_precision_is_cast(convnext_file: Path, tmp_path: Path) -> None:
+    half = {name: value.half() for name, value in torch.load(convnext_file)['model'].items()}
+    model = ConvNeXt(CONVNEXT)
+    load_pretrained(model, saved(tmp_path / 'half.pth', half))
+    assert model.stages[0][0].pwconv1.weight.dtype == torch.float32
+    assert same(model, {name: value.float() for name, value in half.items()})
+
+
+def test_a_position_table_of_another_grid_is_resized(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, pretrain_img_size=96)
+    coverage = load_pretrained(model, vit_file)
+    assert coverage.resized == {'pos_embed': ((1, 17, 8), (1, 37, 8))}
+    assert 'resized: pos_embed' in coverage.summary()
+
+
+def test_a_position_table_of_the_same_grid_is_untouched(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, pretrain_img_size=64)
+    assert not load_pretrained(model, vit_file).resized
+    assert torch.equal(model.pos_embed, torch.load(vit_file)['model']['pos_embed'])
+
+
+def test_mae_weights_fill_a_vitdet_backbone(vit_file: Path) -> None:
+    model = VisionTransformer(
+        VIT,
+        pretrain_img_size=64,
+        with_cls_token=False,
+        window_size=2,
+        global_attn_indexes=(1,),
+        rel_pos='decomposed',
+        img_size=96,
+    )
+    coverage = load_pretrained(model, vit_file)
+    assert {name.rpartition('.')[2] for name in coverage.fresh} == {'rel_pos_h', 'rel_pos_w'}
+    assert 'cls_token' in coverage.dropped
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'backbone', None])
+def test_a_backbone_is_found_in_a_whole_detector(
+    prefix: str | None, convnext_file: Path, tmp_path: Path
+) -> None:
+    state = {f'backbone.{name}': value for name, value in torch.load(convnext_file)['model'].items()}
+    path = saved(tmp_path / 'det.pth', {**state, 'neck.conv.weight': torch.zeros(1)}, 'state_dict')
+    model = ConvNeXt(CONVNEXT)
+    coverage = load_pretrained(model, path, prefix=prefix)
+    assert same(model, torch.load(convnext_file)['model'])
+    assert coverage.outside == ['neck.conv.weight']
+
+
+# --- refusals -----------------------------------------------------------------------------------------------
+
+
+def refused(model: nn.Module, path: Path, message: str, **options: Any) -> None:
+    """Check that a load raises, names the file, and changes nothing."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf'(?s){re.escape(path.name)}.*{message}'):
+        load_pretrained(model, path, **options)
+    assert same(model, before)
+
+
+def test_a_dropped_layer_scale_is_refused(convnext_file: Path, tmp_path: Path) -> None:
+    state = {name: value for name, value in torch.load(convnext_file)['model'].items() if 'gamma' not in name}
+    path = saved(tmp_path / 'w.pth', state)
+    refused(
+        ConvNeXt(CONVNEXT), path, r'5 parameters are missing in the file: stages\.0\.0\.gamma.*no layer scale'
+    )
+
+
+def test_a_layer_scale_that_the_backbone_lacks_is_refused(convnext_file: Path) -> None:
+    model = ConvNeXt(CONVNEXT, layer_scale_init_value=0)
+    refused(
+        model,
+        convnext_file,
+        r'5 are not in the backbone: stages\.0\.0\.gamma.*layer_scale_init_value above 0',
+    )
+
+
+def test_v2_weights_for_v1_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = saved(tmp_path / 'v2.pth', official(ConvNeXt(CONVNEXT, use_grn=True)))
+    refused(ConvNeXt(CONVNEXT, layer_scale_init_value=0), path, 'build the backbone with use_grn=True')
+
+
+def test_v1_weights_for_v2_are_refused_with_the_remedy(convnext_file: Path) -> None:
+    refused(ConvNeXt(CONVNEXT, use_grn=True), convnext_file, 'build the backbone with use_grn=False')
+
+
+def test_another_size_is_refused_with_the_one_that_fits(tmp_path: Path) -> None:
+    path = saved(tmp_path / 'atto.pth', official(ConvNeXt('atto')))
+    refused(ConvNeXt('femto'), path, r"dims is \(40, 80, 160, 320\) in the file .*: arch='atto' fits")
+
+
+def test_another_depth_is_refused_with_the_one_that_fits(convnext_file: Path) -> None:
+    model = ConvNeXt(dict(depths=(1, 1, 3, 1), dims=CONVNEXT['dims']))
+    refused(model, convnext_file, r'arch=dict\(depths=\(1, 1, 2, 1\), dims=\(8, 16, 24, 32\)\) fits')
+
+
+def test_another_patch_size_is_refused_with_the_one_that_fits(vit_file: Path) -> None:
+    refused(VisionTransformer(VIT, patch_size=8, pretrain_img_size=64), vit_file, r': patch_size=16 fits')
+
+
+def test_register_tokens_that_the_backbone_lacks_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / 'w.pth', official(VisionTransformer(VIT, num_registers=4)))
+    refused(VisionTransformer(VIT), path, 'num_registers=4')
+
+
+def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> None:
+    refused(
+        ConvNeXt(CONVNEXT),
+        vit_file,
+        r"is not for ConvNeXt: it looks like VisionTransformer.*'timm'.*embed_dim=8",
+    )
+    refused(VisionTransformer(VIT), convnext_file, r"it looks like ConvNeXt.*type='backbones\.ConvNeXt'")
+
+
+def test_a_language_model_is_in_no_known_layout(tmp_path: Path) -> None:
+    state = {f'model.layers.{i}.self_attn.q_proj.weight': torch.zeros(2, 2) for i in range(9)}
+    path = saved(tmp_path / 'llm.pth', state)
+    refused(
+        ConvNeXt(CONVNEXT),
+        path,
+        'is in no known layout: it has 9 tensors, model.layers.0.*and 5 more; known for',
+    )
+
+
+def test_an_unknown_parameter_is_refused(convnext_file: Path, tmp_path: Path) -> None:
+    state = {**torch.load(convnext_file)['model'], 'stages.0.0.attention.weight': torch.zeros(8)}
+    path = saved(tmp_path / 'w.pth', state)
+    refused(ConvNeXt(CONVNEXT), path, r'1 are not in the backbone: stages\.0\.0\.attention\.weight')
+
+
+def test_a_transposed_matrix_is_refused(vit_file: Path, tmp_path: Path) -> None:
+    state = torch.load(vit_file)['model']
+    state['blocks.0.attn.qkv.weight'] = state['blocks.0.attn.qkv.weight'].t().contiguous()
+    path = saved(tmp_path / 'w.pth', state)
+    model = VisionTransformer(VIT, pretrain_img_size=64)
+    refused(model, path, r'blocks\.0\.attn\.qkv\.weight is \(8, 24\), wanted \(24, 8\)')
+
+
+def test_a_wrong_prefix_is_refused(convnext_file: Path) -> None:
+    message = r"no name begins with prefix='backbone\.'; it has the parts downsample_layers, stages"
+    refused(ConvNeXt(CONVNEXT), convnext_file, message, prefix='backbone.')
+
+
+def test_what_fits_is_loaded_on_request(
+    convnext_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+    monkeypatch.setattr(load, 'print_log', lambda text, logger, level: lines.append(text))
+    state = torch.load(convnext_file)['model']
+    del state['stages.0.0.gamma']
+    model = ConvNeXt(CONVNEXT)
+    coverage = load_pretrained(model, saved(tmp_path / 'w.pth', state), strict=False)
+    assert coverage.missing == ['stages.0.0.gamma']
+    assert same(model, state)
+    assert 'missing (1): stages.0.0.gamma' in lines[0]
+
+
+# --- it stays loaded ----------------------------------------------------------------------------------------
+
+
+class Detector(BaseModule):
+    """A parent with an initialisation of its own that reaches every convolution."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(init_cfg=dict(type='Constant', layer=['Conv2d', 'Linear', 'LayerNorm'], val=7.0))
+        self.backbone = backbone
+        self.head = nn.Conv2d(8, 8, 1)
+
+
+def pretrained(path: Path, **options: Any) -> dict[str, Any]:
+    """Write an init_cfg."""
+    return dict(type='Pretrained', checkpoint=str(path), **options)
+
+
+def test_init_weights_twice_keeps_the_weights(convnext_file: Path) -> None:
+    model = ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file))
+    model.init_weights()
+    with torch.no_grad():
+        model.norm0.weight.fill_(3.0)  # as if trained since
+    model.init_weights()
+    assert same(model, torch.load(convnext_file)['model'])
+    assert model.norm0.weight[0] == 3.0
+
+
+@pytest.mark.parametrize('early', [False, True])
+def test_a_parent_does_not_undo_the_load(early: bool, convnext_file: Path) -> None:
+    model = Detector(ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file)))
+    if early:
+        model.backbone.init_weights()
+    model.init_weights()  # as the Runner does, after construction
+    assert torch.all(model.head.weight == 7.0)
+    if not early:
+        assert same(model.backbone, torch.load(convnext_file)['model'])
+
+
+def test_weights_loaded_before_the_runner_starts_stay(convnext_file: Path) -> None:
+    model = nn.Sequential(ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file)))
+    model[0].init_weights()
+    parent = BaseModule()
+    parent.backbone = model[0]
+    parent.init_weights()
+    assert same(model[0], torch.load(convnext_file)['model'])
+
+
+def test_the_log_of_mmengine_names_the_file(convnext_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    parent = BaseModule()
+    parent.backbone = ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file))
+    weight = parent.backbone.stages[0][0].dwconv.weight
+    monkeypatch.setattr(
+        BaseModule, '_dump_init_info', lambda self: seen.append(self._params_init_info[weight])
+    )
+    parent.init_weights()
+    assert seen[0]['init_info'] == f'loaded from {convnext_file}'
+
+
+def test_other_initialisation_comes_before_the_checkpoint(convnext_file: Path) -> None:
+    constant = dict(type='Constant', layer='LayerNorm', val=5.0)
+    model = ConvNeXt(CONVNEXT, init_cfg=[pretrained(convnext_file), dict(constant, layer='LayerNorm2d')])
+    model.init_weights()
+    assert torch.all(model.norm0.weight == 5.0)
+    assert same(model, torch.load(convnext_file)['model'])
+    assert model.init_cfg[0]['type'] == 'Pretrained'
+
+
+def test_without_a_checkpoint_mmengine_goes_on() -> None:
+    model = ConvNeXt(CONVNEXT, init_cfg=dict(type='Constant', layer='Linear', val=2.0))
+    assert not initialise_from_checkpoint(model)
+    model.init_weights()
+    assert torch.all(model.stages[0][0].pwconv1.weight == 2.0)
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (
+            dict(type='Pretrained', checkpont='w.pth'),
+            r"unknown key 'checkpont' \(did you mean 'checkpoint'\?\)",
+        ),
+        (dict(type='Pretrained'), 'names no checkpoint; give checkpoint=path or address'),
+        (dict(type='Pretrained', checkpoint=''), 'names no checkpoint'),
+        ([dict(type='Pretrained', checkpoint=name) for name in 'ab'], 'names 2 checkpoints; give one'),
+        (dict(type='Pretrained', checkpoint='nowhere.pth'), r'nowhere\.pth: there is no such file'),
+    ],
+)
+def test_a_wrong_init_cfg_is_refused(cfg: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConvNeXt(CONVNEXT, init_cfg=cfg).init_weights()
+
+
+def test_relaxing_is_explicit(convnext_file: Path) -> None:
+    model = ConvNeXt(CONVNEXT, layer_scale_init_value=0, init_cfg=pretrained(convnext_file, strict=False))
+    model.init_weights()
+    assert same(model, torch.load(convnext_file)['model'])
+
+
+def test_a_failed_download_fails_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    # this rank waits while another one downloads and fails
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setattr(load, 'fetch', lambda *args, **kwargs: pytest.fail('only local rank 0 downloads'))
+    monkeypatch.setattr(
+        load, 'all_gather_object', lambda mine: ['checkpoint x could not be downloaded', mine]
+    )
+    with pytest.raises(ValueError, match='could not be downloaded'):
+        load_pretrained(ConvNeXt(CONVNEXT), 'https://example.org/w.pth')
