@@ -1,0 +1,13 @@
+"""Datasets that check what they read, and the generated demo data set.
+
+Importing this package registers `backbones.CocoDataset` where mmdet is installed, and
+`backbones.LabelMapDataset`, `backbones.ADE20KDataset` and `backbones.LoadLabelMap` where mmseg is: a project
+with one toolbox needs no other.
+"""
+
+from importlib.util import find_spec
+
+if find_spec('mmdet') is not None:
+    from . import coco  # noqa: F401
+if find_spec('mmseg') is not None:
+    from . import label_maps  # noqa: F401
