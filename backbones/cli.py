@@ -1,0 +1,36 @@
+"""What the command-line tools share: one way to end on a user's mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
+
+
+def run_tool(main: Callable[[], int | None]) -> None:
+    """Run `main` and exit with its code; a ValueError or a missing file becomes one sentence and exit code 2.
+
+    With the environment variable `MMBACKBONES_TRACEBACK=1` the traceback is shown instead.
+    """
+    try:
+        code = main()
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == '1':
+            raise
+        print(f'error: {_sentence(error)}', file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _sentence(error: BaseException) -> str:
+    """The message of `error`; of an error in a data-loader worker, the message of the original one."""
+    text = str(error)
+    if text.startswith('Caught ') and 'DataLoader worker' in text:
+        text = text.rsplit(f'{type(error).__name__}: ', 1)[-1]
+    return text.strip()

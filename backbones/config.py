@@ -1,0 +1,85 @@
+"""Read a config, apply command-line options, fit it to the machine it runs on."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
+    """Compose the config at `path`.
+
+    Args:
+        path: a Python config. It is code and runs as such: use configs you trust.
+        options: `{'optim_wrapper.optimizer.lr': 1e-4}` as `--cfg-options` gives it.
+        work_dir: where the run writes; default `work_dirs/<config name>`.
+
+    Raises:
+        ValueError: no such file, it does not parse, or an option names a key that no config has.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], 1)
+        raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
+        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    known = set(cfg) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
+    for key in options or {}:
+        top = key.split('.')[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, 1)
+            hint = f'did you mean {near[0]!r}? ' if near else ''
+            raise ValueError(f'--cfg-options {key}: the config has no {top!r}; {hint}It has {sorted(known)}')
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+    return cfg
+
+
+def fit_to_machine(cfg: Config, training: bool = True) -> None:
+    """Change in place what this machine cannot do, and say so; refuse what would change the numbers.
+
+    Without a GPU: processes talk over gloo, SyncBN becomes BN (its statistics are then per process).
+
+    Raises:
+        ValueError: the config asks for fp16 / bf16 AMP, which MMEngine's AmpOptimWrapper does only on a GPU.
+    """
+    if torch.cuda.is_available():
+        return
+    cfg.env_cfg.dist_cfg.backend = 'gloo'
+    optim_wrapper = cfg.get('optim_wrapper') or {}
+    if training and str(optim_wrapper.get('type', '')).endswith('AmpOptimWrapper'):
+        raise ValueError(
+            f"optim_wrapper.type={optim_wrapper['type']!r} (mixed precision) needs a GPU and this machine has none; "
+            'train in fp32 with --cfg-options optim_wrapper.type=OptimWrapper, which is slower and not the published '
+            'setting'
+        )
+    if cfg.get('launcher', 'none') != 'none':
+        changed = [norm for norm in _dicts(cfg.model) if norm.get('type') == 'SyncBN']
+        for norm in changed:
+            norm['type'] = 'BN'
+        if changed:
+            print_log(f'no GPU: {len(changed)} SyncBN settings became BN (statistics per process)', 'current')
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """Every dict inside a config node."""
+    if isinstance(node, dict):
+        yield node
+        node = node.values()
+    elif not isinstance(node, list | tuple):
+        return
+    for child in node:
+        yield from _dicts(child)

@@ -1,0 +1,38 @@
+"""COCO box and mask AP whose category ids follow the model's classes by name."""
+
+from __future__ import annotations
+
+import numpy as np
+from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmengine.logging import print_log
+
+from backbones.data.coco import category_ids
+from backbones.registry import METRICS
+
+
+@METRICS.register_module()
+class CocoMetric(MMDetCocoMetric):
+    """mmdet's CocoMetric with two differences.
+
+    The label of a prediction is turned into a category id by class *name*: mmdet looks the names up in the order of
+    the annotation file, so that a file with another order scores class 0 against category of class 1. And a model
+    that detects nothing at all gets AP 0 instead of an `IndexError` or a missing number.
+
+    Takes the arguments of `mmdet.CocoMetric`; the values returned are fractions in 0..1 (`bbox_mAP`, `segm_mAP`, ...).
+
+    Raises:
+        ValueError: a class of the data set is not in the annotation file.
+    """
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Score `(ground truth, prediction)` pairs of all processes; see `mmdet.CocoMetric.compute_metrics`."""
+        if self._coco_api is not None:
+            self.cat_ids = category_ids(self._coco_api, self.dataset_meta['classes'])
+        if not self.format_only and not any(len(prediction['labels']) for _, prediction in results):
+            print_log('the model detected no object in any image: every AP is 0', 'current')
+            return {
+                f'{metric}_{item}': 0.0
+                for metric in self.metrics
+                for item in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+            }
+        return {name: float(np.float64(value)) for name, value in super().compute_metrics(results).items()}

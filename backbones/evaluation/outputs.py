@@ -1,0 +1,120 @@
+"""Predictions as files: COCO results (detection), label PNGs (segmentation), overlays to look at."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from backbones.data.label_maps import read_image
+from backbones.files import write_bytes, write_json
+from backbones.registry import HOOKS
+
+
+def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id: int) -> list[dict]:
+    """Turn one detection sample into entries of a COCO results file.
+
+    Args:
+        sample: prediction with `pred_instances` (`bboxes` (N, 4) x1 y1 x2 y2 in pixels of the original image,
+            `scores`, `labels`, optionally `masks` (N, H, W)).
+        category_ids: id in the annotation file of each label.
+        image_id: id of the image in the annotation file.
+
+    Returns:
+        One dict per object: image_id, category_id, bbox (x, y, width, height), score, and segmentation (compressed
+        RLE as text) where the model predicts masks.
+    """
+    found = sample.pred_instances.cpu()
+    boxes = found.bboxes.double().numpy()
+    boxes[:, 2:] -= boxes[:, :2]
+    entries = [
+        dict(image_id=image_id, category_id=category_ids[label], bbox=[round(v, 3) for v in box], score=round(score, 5))
+        for box, label, score in zip(boxes.tolist(), found.labels.tolist(), found.scores.double().tolist(), strict=True)
+    ]
+    if 'masks' in found:
+        for entry, mask in zip(entries, found.masks.numpy(), strict=True):
+            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
+    return entries
+
+
+def label_png(sample: BaseDataElement, zero_is_ignored: bool) -> bytes:
+    """Encode a predicted label map (H, W) as a PNG; classes are 1.. where 0 means ignored, else 0..."""
+    labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64) + int(zero_is_ignored)
+    kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    buffer = io.BytesIO()
+    Image.fromarray(labels.astype(kind)).save(buffer, format='PNG')
+    return buffer.getvalue()
+
+
+def save_overlay(visualizer, sample: BaseDataElement, path: Path, score_threshold: float = 0.3,
+                 draw_ground_truth: bool = False) -> None:
+    """Draw the prediction over its image (beside the ground truth if there is one) and write a PNG to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = dict(draw_gt=draw_ground_truth, show=False, out_file=str(path))
+    if 'pred_instances' in sample:
+        options['pred_score_thr'] = score_threshold
+    else:
+        options['with_labels'] = False
+    visualizer.add_datasample(path.stem, read_image(sample.img_path), sample.cpu(), **options)
+
+
+@HOOKS.register_module()
+class PredictionFileHook(Hook):
+    """Write what a test run predicts.
+
+    Args:
+        out_file: `.json` (COCO results of a detector) or `.zip` (label PNGs of a segmenter), or None.
+        show_dir: folder for overlays of prediction and ground truth, or None.
+        score_threshold: objects below it are left out of the overlays (never of `out_file`).
+    """
+
+    def __init__(self, out_file: str | None = None, show_dir: str | None = None, score_threshold: float = 0.3) -> None:
+        self.out_file = Path(out_file) if out_file else None
+        self.show_dir = Path(show_dir) if show_dir else None
+        self.score_threshold = score_threshold
+        self._written: list = []
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                        outputs: Sequence[BaseDataElement] | None = None) -> None:
+        """Collect and draw the samples of one batch."""
+        dataset = runner.test_dataloader.dataset
+        for sample in outputs or ():
+            if self.show_dir:
+                save_overlay(runner.visualizer, sample, self.show_dir / f'{Path(sample.img_path).stem}.png',
+                             self.score_threshold, draw_ground_truth=True)
+            if self.out_file and 'pred_instances' in sample:
+                self._written += coco_results(sample, dataset.cat_ids, sample.img_id)
+            elif self.out_file:
+                png = label_png(sample, dataset.reduce_zero_label)
+                self._written.append((f'{Path(sample.img_path).stem}.png', png))
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Gather the processes' results and write `out_file`."""
+        if not self.out_file:
+            return
+        parts = all_gather_object(self._written)
+        self._written = []
+        if not is_main_process():
+            return
+        entries = [entry for part in parts for entry in part]
+        if self.out_file.suffix == '.json':
+            write_json(self.out_file, entries)
+        else:
+            buffer = io.BytesIO()
+            with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
+                for name, png in sorted(dict(entries).items()):
+                    archive.writestr(name, png)
+            write_bytes(self.out_file, buffer.getvalue())
+        runner.logger.info(f'predictions written to {self.out_file}')
+
+

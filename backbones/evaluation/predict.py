@@ -1,0 +1,165 @@
+"""Run a trained detector or segmenter on images without annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
+from tqdm import tqdm
+
+from backbones.config import fit_to_machine, load_config
+from backbones.data.label_maps import read_image
+from backbones.data.palette import make_palette
+from backbones.evaluation.outputs import coco_results, label_png, save_overlay
+from backbones.files import write_bytes, write_json
+from backbones.preflight import check_classes
+from backbones.weights.whole_model import load_model_checkpoint
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+
+def predict(
+    config: str | Path,
+    checkpoint: str,
+    images: Iterable[str | Path],
+    out: str | Path,
+    score_threshold: float = 0.3,
+    options: dict[str, Any] | None = None,
+) -> tuple[int, int]:
+    """Predict each image and write the results into the new folder `out`.
+
+    `overlays/NAME.png` for every image; for a detector `results.json` (COCO results) and `images.json` (which image
+    id is which file, which category id is which class); for a segmenter `labels/NAME.png` and `classes.txt`.
+
+    Args:
+        config: path of the config the checkpoint was trained with.
+        checkpoint: path of a checkpoint of this model.
+        images: image files and folders of images.
+        out: folder to write into; it must not hold results yet.
+        score_threshold: objects below it are not drawn; `results.json` holds all.
+        options: dotted config keys to override.
+
+    Returns:
+        Number of images predicted, number of files that could not be read (each is reported on stderr).
+
+    Raises:
+        ValueError: no image found, `out` holds results, the checkpoint does not fit the config.
+    """
+    files = find_images(images)
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f'--out {out} is not empty; choose a new folder')
+    cfg = load_config(config, options)
+    fit_to_machine(cfg, training=False)
+    model, classes = build_model(cfg, checkpoint)
+    pipeline = Compose(pipeline_without_labels(cfg.test_dataloader.dataset.pipeline))
+    writer = (_DetectionWriter if 'decode_head' not in cfg.model else _SegmentationWriter)(cfg, out, classes)
+    failed = 0
+    for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
+        try:
+            read_image(file)
+        except ValueError as error:
+            tqdm.write(f'not predicted: {error}')
+            failed += 1
+            continue
+        data = pipeline(dict(img_path=str(file), img_id=image_id))
+        with torch.no_grad():
+            sample = model.test_step(pseudo_collate([data]))[0]
+        writer.add(sample, name, file, image_id)
+        save_overlay(writer.visualizer, sample, out / 'overlays' / f'{name}.png', score_threshold)
+    writer.close()
+    return len(files) - failed, failed
+
+
+def find_images(images: Iterable[str | Path]) -> dict[str, Path]:
+    """List image files and the images of folders as {name without suffix: file}, names made unique.
+
+    Raises:
+        ValueError: a path does not exist, or there is no image at all.
+    """
+    found: list[Path] = []
+    for item in map(Path, images):
+        if item.is_dir():
+            found += sorted(p for p in item.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+        elif item.is_file():
+            found.append(item)
+        else:
+            raise ValueError(f'image {str(item)!r} does not exist')
+    if not found:
+        raise ValueError(f'no image in {[str(i) for i in images]}; images end in {", ".join(IMAGE_SUFFIXES)}')
+    named: dict[str, Path] = {}
+    for file in dict.fromkeys(found):
+        name, number = file.stem, 2
+        while name in named:
+            name, number = f'{file.stem}-{number}', number + 1
+        named[name] = file
+    return named
+
+
+def pipeline_without_labels(pipeline: list[dict]) -> list[dict]:
+    """A test pipeline less the steps that load annotations."""
+    return [step for step in pipeline if step['type'].rsplit('.', 1)[-1] not in ('LoadAnnotations', 'LoadLabelMap')]
+
+
+def build_model(cfg: Config, checkpoint: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Build `cfg.model`, fill it from `checkpoint`; return it ready for inference, and its class names."""
+    from mmengine.registry import MODELS
+
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    meta = load_model_checkpoint(model, checkpoint)
+    classes = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
+    if not classes:
+        raise ValueError(
+            f'checkpoint {checkpoint} holds no class names (meta.dataset_meta.classes); predict with a checkpoint '
+            'written by tools/train.py'
+        )
+    check_classes(model, classes, f'checkpoint {checkpoint}')
+    model.dataset_meta = meta['dataset_meta']
+    return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval(), classes
+
+
+class _Writer:
+    """What both kinds of result share: the folder, the class names, the visualizer."""
+
+    def __init__(self, cfg: Config, out: Path, classes: tuple[str, ...]) -> None:
+        from mmengine.registry import VISUALIZERS
+
+        self.out, self.classes, self.cfg = out, classes, cfg
+        self.visualizer = VISUALIZERS.build(dict(type=cfg.visualizer.type, name=f'predict {out}'))
+        self.visualizer.dataset_meta = dict(classes=classes, palette=make_palette(len(classes)))
+
+
+class _DetectionWriter(_Writer):
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.results: list[dict] = []
+        self.images: list[dict] = []
+
+    def add(self, sample: BaseDataElement, name: str, file: Path, image_id: int) -> None:
+        """Keep the detections of one image."""
+        height, width = sample.ori_shape
+        self.images.append(dict(id=image_id, file_name=str(file), height=height, width=width))
+        self.results += coco_results(sample, range(1, len(self.classes) + 1), image_id)
+
+    def close(self) -> None:
+        """Write both files."""
+        categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, start=1)]
+        write_json(self.out / 'results.json', self.results)
+        write_json(self.out / 'images.json', dict(images=self.images, categories=categories), indent=1)
+
+
+class _SegmentationWriter(_Writer):
+    def add(self, sample: BaseDataElement, name: str, file: Path, image_id: int) -> None:
+        """Write the label map of one image; pixel value n is line n of classes.txt."""
+        write_bytes(self.out / 'labels' / f'{name}.png', label_png(sample, zero_is_ignored=True))
+
+    def close(self) -> None:
+        """Write the class names."""
+        write_bytes(self.out / 'classes.txt', ''.join(f'{name}\n' for name in self.classes).encode())

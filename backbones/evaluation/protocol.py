@@ -1,0 +1,61 @@
+"""How a number was measured, read off the config: it stands beside the number in `metrics.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.config import Config
+
+
+def _steps(pipeline: list[dict], kind: str) -> list[dict]:
+    """All steps of type `kind` (any scope) in `pipeline`, also inside test-time augmentation."""
+    found = []
+    for step in pipeline:
+        name = str(step.get('type', '')).rsplit('.', 1)[-1]
+        if name == kind:
+            found.append(step)
+        for branch in step.get('transforms', []) if name == 'TestTimeAug' else []:
+            found.extend(_steps(branch, kind))
+    return found
+
+
+def evaluation_protocol(cfg: Config, tta: bool = False) -> dict[str, Any]:
+    """Describe how `cfg` evaluates.
+
+    Args:
+        cfg: a composed config of a detector or a segmenter.
+        tta: the run used `tta_pipeline` (`tools/test.py --tta`).
+
+    Returns:
+        `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; and for a segmenter
+        `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`; for a detector
+        `score_threshold`, `nms_iou`, `max_per_image`.
+    """
+    # With --tta the test loader's pipeline has been replaced by cfg.tta_pipeline before this is called.
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    resizes = _steps(pipeline, 'Resize')
+    flips = _steps(pipeline, 'RandomFlip')
+    protocol: dict[str, Any] = dict(
+        scale=[step.get('scale', step.get('scale_factor')) for step in resizes],
+        keep_ratio=all(step.get('keep_ratio', False) for step in resizes),
+        flip=any(step.get('prob', 0) for step in flips),
+        tta=tta,
+    )
+    model = cfg.model.get('module', cfg.model)
+    if 'decode_head' in model:
+        test_cfg = model.get('test_cfg', {})
+        protocol['mode'] = test_cfg.get('mode', 'whole')
+        if protocol['mode'] == 'slide':
+            protocol.update(crop_size=test_cfg['crop_size'], stride=test_cfg['stride'])
+        labels = _steps(pipeline, 'LoadLabelMap') + _steps(pipeline, 'LoadAnnotations')
+        protocol.update(
+            ignore_label=cfg.test_evaluator.get('ignore_index', 255)
+            if isinstance(cfg.test_evaluator, dict) else 255,
+            label_0_ignored=any(bool(step.get('reduce_zero_label')) for step in labels),
+        )
+    elif 'test_cfg' in model and 'rcnn' in model.test_cfg:
+        rcnn = model.test_cfg.rcnn
+        protocol.update(
+            score_threshold=rcnn.score_thr, nms=dict(rcnn.nms), max_per_image=rcnn.max_per_img
+        )
+    return protocol

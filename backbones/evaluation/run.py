@@ -1,0 +1,101 @@
+"""Score a checkpoint on the config's test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.model import is_model_wrapper
+
+from backbones.config import fit_to_machine, load_config
+from backbones.preflight import check_classes
+from backbones.training.launch import build_runner
+from backbones.weights.whole_model import load_model_checkpoint
+
+
+def run_test(
+    config: str | Path,
+    checkpoint: str,
+    work_dir: str | None = None,
+    tta: bool = False,
+    out: str | None = None,
+    show_dir: str | None = None,
+    options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Evaluate `checkpoint` with `config`; `metrics.json` in the work folder holds numbers and protocol.
+
+    Args:
+        config: path of the config.
+        checkpoint: path of a checkpoint of this model.
+        work_dir: default `work_dirs/<config name>`.
+        tta: several scales and a horizontal flip; a segmenter then sees whole images, as its published multi-scale
+            numbers do.
+        out: `.json` for COCO results of a detector, `.zip` for the label PNGs of a segmenter.
+        show_dir: folder for overlays, prediction beside ground truth.
+        options: dotted config keys to override.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+
+    Returns:
+        The metrics by name, as the config's evaluator gives them.
+
+    Raises:
+        ValueError: anything that can be known wrong before the first image.
+    """
+    cfg = load_config(config, options, work_dir)
+    cfg.launcher = launcher
+    fit_to_machine(cfg, training=False)
+    is_detector = 'decode_head' not in cfg.model
+    wanted = '.json' if is_detector else '.zip'
+    if out and Path(out).suffix != wanted:
+        raise ValueError(f'--out {out}: a {"detector" if is_detector else "segmenter"} writes a {wanted} file')
+    if tta:
+        use_tta(cfg)
+    if out or show_dir:
+        hooks = cfg.get('custom_hooks') or []
+        cfg.custom_hooks = [*hooks, dict(type='backbones.PredictionFileHook', out_file=out, show_dir=show_dir)]
+    runner = build_runner(cfg, splits=('test',))
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = model.module if tta else model
+    check_classes(model, tuple(runner.test_loop.dataloader.dataset.metainfo['classes']), 'the test data set')
+    load_model_checkpoint(model, checkpoint)
+    runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
+    return runner.test()
+
+
+def use_tta(cfg: Config) -> None:
+    """Put `cfg.tta_model` around the model and its views into the test pipeline.
+
+    Raises:
+        ValueError: the config has no `tta_model` or no `tta_scales`.
+    """
+    missing = [key for key in ('tta_model', 'tta_scales') if key not in cfg]
+    if missing:
+        raise ValueError(f'--tta: {cfg.filename} has no {" and no ".join(missing)}; see configs/_base_/runtime_*.py')
+    if 'decode_head' in cfg.model:
+        cfg.model.test_cfg = dict(mode='whole')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = tta_pipeline(dataset.pipeline, cfg.tta_scales)
+
+
+def tta_pipeline(pipeline: list[dict], scales: list[tuple[int, int]]) -> list[dict]:
+    """Replace the `Resize` of a test pipeline by one view per scale and flip.
+
+    Args:
+        pipeline: a test pipeline with one `Resize`.
+        scales: (width, height) in pixels, each image resized to fit with its aspect ratio kept.
+    """
+    kinds = [step['type'].rsplit('.', 1)[-1] for step in pipeline]
+    if kinds.count('Resize') != 1:
+        raise ValueError(f'--tta needs exactly one Resize in the test pipeline, which is {kinds}')
+    place = kinds.index('Resize')
+    views = [
+        [dict(type='Resize', scale=tuple(scale), keep_ratio=True) for scale in scales],
+        [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
+        *([step] for step in pipeline[place + 1 :]),
+    ]
+    return [*pipeline[:place], dict(type='TestTimeAug', transforms=views)]
+
+

@@ -1,0 +1,109 @@
+"""What can be known wrong before the first step: maps and strides that do not fit, class counts that disagree."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+PROBE_SIZE = 256  # pixels; every stride up to 64 divides it
+
+
+def check_model(model: BaseModel) -> None:
+    """Run one blank image through backbone and neck and hold the maps against what the heads expect.
+
+    Raises:
+        ValueError: the neck cannot take the backbone's maps; the strides of neck, RPN and RoI heads disagree; a head's
+            `in_channels` are not those of the maps it taps.
+    """
+    maps = _probe(model)
+    if hasattr(model, 'rpn_head') or hasattr(model, 'roi_head'):
+        check_strides(model, maps)
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []:
+            _check_taps(name, head, maps)
+
+
+@torch.no_grad()
+def _probe(model: BaseModel) -> tuple[Tensor, ...]:
+    """Maps (1, C, H, W) that the heads of `model` receive for one blank image of PROBE_SIZE pixels."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        maps = model.backbone(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))
+        neck = getattr(model, 'neck', None)
+        if neck is None:
+            return tuple(maps)
+        try:
+            return tuple(neck(maps))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f'neck {type(neck).__name__} cannot take the maps of backbone {type(model.backbone).__name__}: they '
+                f'have channels {[m.shape[1] for m in maps]}, the neck has in_channels='
+                f'{getattr(neck, "in_channels", "?")}; set model.neck.in_channels to the former ({error})'
+            ) from error
+    finally:
+        model.train(was_training)
+
+
+def check_strides(model: BaseModel, maps: tuple[Tensor, ...]) -> None:
+    """Hold the strides of the maps against those of the anchor generator and the RoI extractors."""
+    strides = [round(PROBE_SIZE / m.shape[-1]) for m in maps]
+    source = type(model.neck).__name__ if getattr(model, 'neck', None) is not None else type(model.backbone).__name__
+    rpn = getattr(model, 'rpn_head', None)
+    if rpn is not None:
+        expected = [stride[0] for stride in rpn.prior_generator.strides]
+        if expected != strides:
+            raise ValueError(
+                f'strides disagree: {source} gives {strides}, model.rpn_head.anchor_generator.strides is {expected}; '
+                "make the two equal (change out_indices / num_outs of backbone and neck, or the generator's strides)"
+            )
+    roi_head = getattr(model, 'roi_head', None)
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        extractors = getattr(roi_head, name, None)
+        for extractor in extractors if isinstance(extractors, nn.ModuleList) else [extractors]:
+            if extractor is None:
+                continue
+            expected = list(extractor.featmap_strides)
+            if expected != strides[: len(expected)]:
+                raise ValueError(
+                    f'strides disagree: {source} gives {strides}, model.roi_head.{name}.featmap_strides is '
+                    f'{expected}; it must be the first {len(expected)} of the former'
+                )
+
+
+def _check_taps(name: str, head: nn.Module, maps: tuple[Tensor, ...]) -> None:
+    indexes = head.in_index if isinstance(head.in_index, list | tuple) else [head.in_index]
+    wanted = head.in_channels if isinstance(head.in_channels, list | tuple) else [head.in_channels]
+    if max(indexes) >= len(maps):
+        raise ValueError(f'model.{name}.in_index={head.in_index} but there are only {len(maps)} maps')
+    given = [maps[index].shape[1] for index in indexes]
+    if head.input_transform == 'resize_concat':
+        given, wanted = [sum(given)], [sum(wanted)]
+    if list(wanted) != given:
+        raise ValueError(
+            f'model.{name}.in_channels={list(wanted)} but the maps {list(indexes)} it takes have {given} channels'
+        )
+
+
+def check_classes(model: BaseModel, classes: tuple[str, ...], where: str) -> None:
+    """Hold `num_classes` of every head against the classes of the data set.
+
+    Args:
+        classes: class names of the data set.
+        where: how the message names that data set.
+
+    Raises:
+        ValueError: a head has another number of classes.
+    """
+    for name, module in model.named_modules():
+        if not name.startswith(('roi_head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')):
+            continue
+        number = getattr(module, 'num_classes', None)
+        if isinstance(number, int) and number != len(classes):
+            raise ValueError(
+                f'model.{name}.num_classes={number} but {where} has {len(classes)} classes '
+                f'({", ".join(classes[:5])}{", ..." if len(classes) > 5 else ""}); set num_classes={len(classes)} in '
+                'every head of the config, or list the classes you mean in metainfo.classes of the data set'
+            )

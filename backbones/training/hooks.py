@@ -1,0 +1,65 @@
+"""Hooks of a run, usable by name from any MM project's config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+
+from backbones.evaluation.protocol import evaluation_protocol
+from backbones.files import write_json
+from backbones.registry import HOOKS
+
+
+@HOOKS.register_module()
+class MetricsFileHook(Hook):
+    """Write `metrics.json` into the work folder after every evaluation: the numbers and how they were measured.
+
+    `{"metrics": {...}, "protocol": {...}, "split": "val" | "test", "iteration": int, "epoch": int, "images": int}`.
+    """
+
+    priority = 'LOWEST'  # after the hooks that add to or read the metrics
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the numbers of a validation during training."""
+        self._write(runner, 'val', metrics, len(runner.val_dataloader.dataset))
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the numbers of a test."""
+        self._write(runner, 'test', metrics, len(runner.test_dataloader.dataset))
+
+    def _write(self, runner: Runner, split: str, metrics: dict[str, float] | None, images: int) -> None:
+        if not is_main_process():
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        trained = runner.message_hub.runtime_info
+        write_json(
+            Path(runner.work_dir) / 'metrics.json',
+            dict(
+                metrics=metrics or {},
+                protocol=evaluation_protocol(runner.cfg, tta=isinstance(model, BaseTTAModel)),
+                split=split,
+                iteration=trained.get('iter'),
+                epoch=trained.get('epoch'),
+                images=images,
+                config=runner.cfg.filename,
+            ),
+            indent=2,
+        )
+
+
+@HOOKS.register_module()
+class ChannelsLastHook(Hook):
+    """Keep the model's weights, and so every map behind the first convolution, in NHWC memory order.
+
+    The results are those of NCHW up to rounding; on two CPU cores a training step of the narrow UperNet in
+    configs/small takes about three quarters of the time.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Convert the weights once, before they are loaded or trained."""
+        runner.model.to(memory_format=torch.channels_last)

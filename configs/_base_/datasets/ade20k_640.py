@@ -1,0 +1,43 @@
+"""ADE20K (150 classes), 640 x 640 crops, the augmentation of Swin / BEiT / ConvNeXt; 2 images per GPU (8 GPUs: batch 16).
+
+https://github.com/facebookresearch/ConvNeXt/tree/048efce/semantic_segmentation/configs
+"""
+data_root = 'data/ade/ADEChallengeData2016'
+scale = (2560, 640)
+crop_size = (640, 640)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+# Labels are loaded after the resize: the prediction is scored at the size of the original image.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+tta_scales = [(int(2560 * r), int(640 * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
+
+train_dataloader = dict(
+    batch_size=2, num_workers=4, persistent_workers=True, pin_memory=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='backbones.ADE20KDataset', data_root=data_root,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1, num_workers=4, persistent_workers=True, pin_memory=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='backbones.ADE20KDataset', data_root=data_root,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        test_mode=True, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

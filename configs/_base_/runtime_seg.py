@@ -1,0 +1,11 @@
+"""What every segmentation run shares: scope, metrics file, drawing, logging. Hooks by iteration or epoch belong to the schedule."""
+default_scope = 'mmseg'
+custom_hooks = [dict(type='backbones.MetricsFileHook')]
+env_cfg = dict(
+    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+tta_model = dict(type='SegTTAModel')
+log_level = 'INFO'
+load_from = None
+resume = False

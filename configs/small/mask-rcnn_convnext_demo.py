@@ -1,0 +1,35 @@
+"""Mask R-CNN, narrow ConvNeXt from scratch, demo data: trained by `make demo` in about two minutes on two CPU cores.
+
+python tools/train.py configs/small/mask-rcnn_convnext_demo.py
+"""
+_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/demo_coco.py', '../_base_/runtime_det.py']
+dims = (24, 48, 96, 192)
+width = 64
+epochs = 9
+model = dict(
+    backbone=dict(
+        type='backbones.ConvNeXt', arch=dict(depths=(2, 2, 4, 2), dims=dims), layer_scale_init_value=1.0),
+    neck=dict(in_channels=list(dims), out_channels=width),
+    rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=width), mask_roi_extractor=dict(out_channels=width),
+        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=6),
+        mask_head=dict(in_channels=width, conv_out_channels=width, num_convs=2, num_classes=6)),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=128)), rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=epochs, convert_to_iter_based=True),
+]
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0),
+    constructor='backbones.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(decay_rate=1.0))
+default_hooks = dict(
+    checkpoint=dict(type='CheckpointHook', interval=epochs, max_keep_ckpts=1),
+    logger=dict(type='LoggerHook', interval=40))
+randomness = dict(seed=0)
