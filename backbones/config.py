@@ -19,7 +19,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
 
     Args:
         path: a Python config. It is code and runs as such: use configs you trust.
-        options: `{'optim_wrapper.optimizer.lr': 1e-4}` as `--cfg-options` gives it.
+        options: `{'optim_wrapper.optimizer.lr': 1e-4}` as `--cfg-options` gives it. `data_root` moves every path below
+            the config's own `data_root`: of all splits, and of the annotation files of the evaluators.
         work_dir: where the run writes; default `work_dirs/<config name>`.
 
     Raises:
@@ -40,8 +41,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
             near = difflib.get_close_matches(top, known, 1)
             hint = f'did you mean {near[0]!r}? ' if near else ''
             raise ValueError(f'--cfg-options {key}: the config has no {top!r}; {hint}It has {sorted(known)}')
+    options = dict(options or {})
+    if 'data_root' in options and 'data_root' in cfg:
+        _move_data(cfg, str(cfg.data_root), str(options.pop('data_root')))
     try:
-        cfg.merge_from_dict(options or {})
+        cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
@@ -52,6 +56,10 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
     """Change in place what this machine cannot do, and say so; refuse what would change the numbers.
 
     Without a GPU: processes talk over gloo, SyncBN becomes BN (its statistics are then per process).
+
+    Args:
+        cfg: a composed config with its `launcher`.
+        training: False leaves out what only training needs.
 
     Raises:
         ValueError: the config asks for fp16 / bf16 AMP, which MMEngine's AmpOptimWrapper does only on a GPU.
@@ -66,12 +74,32 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
             'train in fp32 with --cfg-options optim_wrapper.type=OptimWrapper, which is slower and not the published '
             'setting'
         )
-    if cfg.get('launcher', 'none') != 'none':
+    launcher = cfg.get('launcher', 'none')
+    if launcher not in ('none', 'pytorch'):
+        raise ValueError(f'--launcher {launcher} needs GPUs and there are none; use torchrun and --launcher pytorch')
+    if launcher == 'pytorch':
+        if not torch.distributed.is_initialized():
+            # MMEngine's init_dist calls torch.cuda.set_device, which CPU builds of torch do not have
+            torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
         changed = [norm for norm in _dicts(cfg.model) if norm.get('type') == 'SyncBN']
         for norm in changed:
             norm['type'] = 'BN'
         if changed:
             print_log(f'no GPU: {len(changed)} SyncBN settings became BN (statistics per process)', 'current')
+
+
+def _move_data(cfg: Config, old: str, new: str) -> None:
+    """Replace the folder `old` by `new` at the start of every path of the data sets and evaluators."""
+    cfg.data_root = new
+    old, new = old.rstrip('/'), new.rstrip('/')
+    for split in ('train', 'val', 'test'):
+        for node in _dicts([cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')]):
+            for key, value in list(node.items()):
+                if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
+                    node[key] = new + value[len(old) :]
 
 
 def _dicts(node: Any) -> Iterator[dict]:

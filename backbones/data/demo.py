@@ -31,7 +31,7 @@ THINGS = {'disc': 2, 'ring': 3, 'box': 5, 'triangle': 9, 'star': 12, 'cross': 17
 STUFF = tuple(GROUNDS)
 CLASSES = (*THINGS, *STUFF)  # label map value = place in this list + 1
 SPLITS = {'train': 'training', 'val': 'validation'}  # name in COCO's files: name of the folders
-VERSION = 1  # to be raised with every change of the pixels or files made here
+VERSION = 2  # to be raised with every change of the pixels or files made here
 
 EMPTY, CROWDED = 3, 6  # of every ten pictures, this one has no object and this one has a crowd
 DIAMETERS = (15, 84)  # pixels, drawn log-uniformly

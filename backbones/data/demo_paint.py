@@ -15,8 +15,8 @@ from numpy.random import Generator
 from PIL import Image
 
 Size = tuple[int, int]
-HUE_SPREAD = 0.045  # standard deviation of the hue around its class's own
-ODD_LOOKS = 0.15  # part of the objects with any hue and pattern: colour alone does not tell the class
+HUE_SPREAD = 0.02  # standard deviation of the hue around its class's own
+ODD_LOOKS = 0.04  # part of the objects with any hue and pattern: colour alone does not tell the class
 
 
 class Shape(NamedTuple):

@@ -29,12 +29,13 @@ IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 def read_image(path: str | os.PathLike, backend_args: Mapping[str, Any] | None = None) -> np.ndarray:
     """Read a picture as RGB (H, W, 3) uint8, turned as its EXIF note says (as mmcv's loader does)."""
-    image = mmcv.imfrombytes(fileio.get(path, backend_args), flag='color', channel_order='rgb')
+    content = fileio.get(path, backend_args)
+    image = mmcv.imfrombytes(content, flag='color') if content else None  # 'rgb' would fail inside OpenCV on None
     if image is None:
         raise ValueError(
             f'{path} cannot be read as a picture; it may be cut off or another kind of file: replace it'
         )
-    return image
+    return np.ascontiguousarray(image[..., ::-1])  # BGR to RGB
 
 
 @DATASETS.register_module()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def predict(
         try:
             read_image(file)
         except ValueError as error:
-            tqdm.write(f'not predicted: {error}')
+            tqdm.write(f'not predicted: {error}', file=sys.stderr)
             failed += 1
             continue
         data = pipeline(dict(img_path=str(file), img_id=image_id))

@@ -8,7 +8,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.files import write_json
@@ -36,20 +36,26 @@ class MetricsFileHook(Hook):
         if not is_main_process():
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        trained = runner.message_hub.runtime_info
+        trains = isinstance(runner._train_loop, BaseLoop)  # asking a Runner that only tests would build the loop
         write_json(
             Path(runner.work_dir) / 'metrics.json',
             dict(
-                metrics=metrics or {},
+                metrics=_short_names(metrics or {}),
                 protocol=evaluation_protocol(runner.cfg, tta=isinstance(model, BaseTTAModel)),
                 split=split,
-                iteration=trained.get('iter'),
-                epoch=trained.get('epoch'),
+                iteration=runner.iter if trains else None,
+                epoch=runner.epoch if trains else None,
                 images=images,
                 config=runner.cfg.filename,
             ),
             indent=2,
         )
+
+
+def _short_names(metrics: dict[str, float]) -> dict[str, float]:
+    """Leave out the evaluator's prefix ('coco/bbox_mAP' becomes 'bbox_mAP') where that keeps the names apart."""
+    short = {name.rsplit('/', 1)[-1]: value for name, value in metrics.items()}
+    return short if len(short) == len(metrics) else metrics
 
 
 @HOOKS.register_module()

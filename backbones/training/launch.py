@@ -58,7 +58,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> Run
         for split in splits:
             getattr(runner, f'{split}_loop')  # a property that builds the loop with its data set
     except (KeyError, TypeError, AssertionError, FileNotFoundError) as error:
-        text = str(error).strip('"\'') or f'an assertion failed ({_place(error)})'
+        text = str(error.args[0] if isinstance(error, KeyError) else error) or f'an assertion failed ({_place(error)})'
         raise ValueError(f'config {cfg.filename} cannot be built: {text}') from error
     return runner
 

@@ -1,11 +1,13 @@
-"""What every detection run shares: scope, metrics file, drawing, logging. Hooks by iteration or epoch belong to the schedule."""
+"""What every detection run shares: scope, metrics file, drawing, logging."""
 default_scope = 'mmdet'
 custom_hooks = [dict(type='backbones.MetricsFileHook')]
 env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
-tta_model = dict(type='backbones.InstanceTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+tta_model = dict(
+    type='backbones.InstanceTTAModel',
+    tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 log_level = 'INFO'
 load_from = None
 resume = False

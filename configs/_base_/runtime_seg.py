@@ -1,4 +1,4 @@
-"""What every segmentation run shares: scope, metrics file, drawing, logging. Hooks by iteration or epoch belong to the schedule."""
+"""What every segmentation run shares: scope, metrics file, drawing, logging."""
 default_scope = 'mmseg'
 custom_hooks = [dict(type='backbones.MetricsFileHook')]
 env_cfg = dict(

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ViT-B (MAE, ImageNet-1k) as ViTDet, 100 epochs, COCO. Published: 51.6 box / 45.9 mask AP, 111M, 0.8T FLOPs.
+"""Mask R-CNN, ViT-B (MAE) as ViTDet, 100 epochs, COCO. Published: 51.6 box / 45.9 mask AP, 111M, 0.8T FLOPs.
 
 https://arxiv.org/abs/2203.16527, Tables 5 and 9. Meant for 64 GPUs x 1 image (8 nodes):
 torchrun --nnodes 8 --nproc_per_node 8 tools/train.py configs/vit/mask-rcnn_vitdet-b-mae_100e_coco.py --launcher pytorch

@@ -1,4 +1,4 @@
-"""ADE20K (150 classes), 640 x 640 crops, the augmentation of Swin / BEiT / ConvNeXt; 2 images per GPU (8 GPUs: batch 16).
+"""ADE20K (150 classes), 640 x 640 crops, augmentation of Swin / BEiT / ConvNeXt; 8 GPUs x 2 images.
 
 https://github.com/facebookresearch/ConvNeXt/tree/048efce/semantic_segmentation/configs
 """

@@ -1,4 +1,4 @@
-"""The generated demo data (`make demo` writes data/demo), COCO format: 320 + 80 images of 128 x 160 pixels, 6 classes."""
+"""The generated demo data (`make demo` writes data/demo), as COCO: 320 + 80 images of 128 x 160, 6 classes."""
 data_root = 'data/demo/'
 
 train_pipeline = [

@@ -1,4 +1,4 @@
-"""ADE20K, 160,000 iterations of Swin, BEiT and ConvNeXt: AdamW, total batch 16, linear warm-up 1500, then poly 1.0 to 0.
+"""ADE20K, 160,000 iterations of Swin, BEiT and ConvNeXt: AdamW, total batch 16, warm-up 1500, poly 1.0 to 0.
 
 A leaf gives the optimiser's lr, weight decay and the parameter-wise rule.
 https://github.com/facebookresearch/ConvNeXt/tree/048efce/semantic_segmentation/configs/convnext

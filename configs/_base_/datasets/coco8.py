@@ -1,0 +1,36 @@
+"""Eight COCO images, for training and scoring alike: a detector that cannot learn them by heart is broken.
+
+data/coco8.json is made by tools/coco_subset.py from any COCO annotation file; data/coco_mini is its image folder.
+"""
+data_root = 'data/coco_mini/'
+ann_file = '../coco8.json'
+scale = (512, 384)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs'),
+]
+tta_scales = [scale]
+
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
+        data_prefix=dict(img='train2017/'), pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
+        data_prefix=dict(img='train2017/'), test_mode=True, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='backbones.CocoMetric', ann_file=data_root + ann_file, metric=['bbox', 'segm'])
+test_evaluator = val_evaluator

@@ -1,0 +1,133 @@
+"""Every shipped config: two levels, parses, builds, fits together, and has the published number of parameters."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+from backbones.config import load_config
+from backbones.layer_decay import LayerDecayOptimWrapperConstructor
+from backbones.preflight import check_model
+
+LEAVES = sorted(p for p in (ROOT / 'configs').glob('*/*.py') if p.parent.name != '_base_')
+FRAGMENTS = sorted((ROOT / 'configs' / '_base_').rglob('*.py'))
+# Millions of parameters as printed by the papers (ConvNeXt Tables 3 and 4, ViTDet Table 9).
+PUBLISHED = {
+    'mask-rcnn_convnext-t-in1k_3x_coco': 48,
+    'cascade-mask-rcnn_convnext-b-in22k_3x_coco': 146,
+    'upernet_convnext-b-in22k_160k_ade20k-640': 122,
+    'mask-rcnn_vitdet-b-mae_100e_coco': 111,
+}
+leaf = pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
+
+
+def build_on_meta(path: Path) -> torch.nn.Module:
+    """Build the model of a config without memory for its weights."""
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def assigned_names(path: Path) -> set[str]:
+    body = ast.parse(path.read_text()).body
+    return {target.id for node in body if isinstance(node, ast.Assign) for target in node.targets}
+
+
+def norm_cfgs(node: object) -> list[dict]:
+    """Every dict that names a norm."""
+    children = list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | tuple) else []
+    own = [node] if isinstance(node, dict) and str(node.get('type')).endswith(('BN', 'LN2d', 'GN', 'LN')) else []
+    return own + [found for child in children for found in norm_cfgs(child)]
+
+
+@pytest.mark.parametrize('path', FRAGMENTS, ids=lambda path: path.stem)
+def test_a_fragment_has_no_base_and_no_backbone(path: Path) -> None:
+    assert '_base_' not in assigned_names(path)
+    assert 'backbone' not in Config.fromfile(path).get('model', {})
+
+
+@leaf
+def test_a_leaf_lists_fragments_only_and_stays_short(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    bases = ast.literal_eval(next(n.value for n in body if isinstance(n, ast.Assign) and n.targets[0].id == '_base_'))
+    assert all(base.startswith('../_base_/') for base in bases)
+    assert len(path.read_text().splitlines()) <= 50
+    assert '_delete_' not in path.read_text()
+
+
+@leaf
+def test_a_leaf_opens_with_its_command(path: Path) -> None:
+    assert f'tools/train.py {path.relative_to(ROOT)}' in ast.get_docstring(ast.parse(path.read_text()))
+
+
+@leaf
+def test_every_norm_states_its_eps(path: Path) -> None:
+    missing = [norm for norm in norm_cfgs(Config.fromfile(path).model.to_dict()) if 'eps' not in norm]
+    assert missing == []
+
+
+@leaf
+def test_no_key_of_a_leaf_is_unknown_to_the_runner(path: Path) -> None:
+    known = set(inspect.signature(Runner.__init__).parameters)
+    own = {'data_root', 'tta_model', 'tta_scales'}
+    helpers = assigned_names(path) | {name for f in FRAGMENTS for name in assigned_names(f)}
+    assert set(Config.fromfile(path)) - {'filename'} <= known | own | helpers
+
+
+@leaf
+def test_maps_and_strides_of_every_config_fit_together(path: Path) -> None:
+    check_model(build_on_meta(path))
+
+
+@leaf
+def test_schedule_and_training_end_together(path: Path) -> None:
+    cfg = Config.fromfile(path)
+    end = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    last = cfg.param_scheduler[-1]
+    assert last.end == end
+    assert last.by_epoch == ('max_epochs' in cfg.train_cfg)
+
+
+@leaf
+def test_the_optimiser_covers_every_parameter_with_at_most_the_base_lr(path: Path) -> None:
+    cfg = Config.fromfile(path)
+    if cfg.optim_wrapper.constructor == 'DefaultOptimWrapperConstructor':
+        pytest.skip('published without layer decay: MMEngine assigns the groups')
+    model = build_on_meta(path)
+    wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer.to_dict())
+    built = LayerDecayOptimWrapperConstructor(wrapper, cfg.optim_wrapper.paramwise_cfg.to_dict())(model)
+    groups = built.optimizer.param_groups
+    assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
+    assert max(group['lr'] for group in groups) == cfg.optim_wrapper.optimizer.lr
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_parameters_equal_the_published_count(name: str) -> None:
+    path = next(path for path in LEAVES if path.stem == name)
+    millions = sum(p.numel() for p in build_on_meta(path).parameters()) / 1e6
+    assert round(millions) == PUBLISHED[name]
+
+
+def test_an_option_moves_all_data_at_once() -> None:
+    cfg = load_config(ROOT / 'configs/small/mask-rcnn_convnext_demo.py', {'data_root': '/elsewhere/demo'})
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere/demo/'
+    assert cfg.test_evaluator.ann_file == '/elsewhere/demo/annotations/instances_val.json'
+
+
+def test_a_misspelt_option_is_refused_with_the_nearest_key() -> None:
+    with pytest.raises(ValueError, match="did you mean 'optim_wrapper'"):
+        load_config(ROOT / 'configs/small/mask-rcnn_convnext_demo.py', {'optim_wraper.optimizer.lr': 1})
+
+
+def test_a_missing_config_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'mask-rcnn_convnext_demo.py'"):
+        load_config(ROOT / 'configs/small/mask-rcnn_convnet_demo.py')

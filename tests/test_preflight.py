@@ -1,0 +1,67 @@
+"""What is wrong in a config is said before the first step, with the value, the place and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from backbones.preflight import check_classes, check_model
+
+DETECTOR = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
+SEGMENTER = ROOT / 'configs/small/upernet_vit_demo.py'
+
+
+def build(path, **changes):
+    """Build the model of a config with dotted keys changed."""
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
+    init_default_scope(cfg.default_scope)
+    return MODELS.build(cfg.model)
+
+
+def test_strides_of_neck_and_rpn_that_disagree_are_refused() -> None:
+    model = build(DETECTOR, model__rpn_head__anchor_generator__strides=[8, 16, 32, 64, 128])
+    with pytest.raises(ValueError, match=r'FPN gives \[4, 8, 16, 32, 64\].*strides is \[8, 16, 32, 64, 128\]'):
+        check_model(model)
+
+
+def test_too_few_levels_for_the_rpn_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'FPN gives \[4, 8, 16, 32\]'):
+        check_model(build(DETECTOR, model__neck__num_outs=4))
+
+
+def test_strides_of_a_roi_extractor_that_disagree_are_refused() -> None:
+    model = build(DETECTOR, model__roi_head__mask_roi_extractor__featmap_strides=[8, 16, 32, 64])
+    with pytest.raises(ValueError, match=r'mask_roi_extractor\.featmap_strides'):
+        check_model(model)
+
+
+def test_channels_of_backbone_and_neck_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'channels \[24, 48, 96, 192\].*in_channels=\[96, 192, 384, 768\]'):
+        check_model(build(DETECTOR, model__neck__in_channels=[96, 192, 384, 768]))
+
+
+def test_channels_of_a_segmentation_head_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'auxiliary_head.in_channels=\[128\].*\[96\]'):
+        check_model(build(SEGMENTER, model__auxiliary_head__in_channels=128))
+
+
+def test_a_tap_beyond_the_last_map_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'auxiliary_head.in_index=4 but there are only 4 maps'):
+        check_model(build(SEGMENTER, model__auxiliary_head__in_index=4))
+
+
+def test_a_head_with_another_number_of_classes_is_refused() -> None:
+    classes = ('disc', 'ring', 'box', 'triangle', 'star')
+    with pytest.raises(ValueError, match=r'model.roi_head.bbox_head.num_classes=6 but the train data set has 5'):
+        check_classes(build(DETECTOR), classes, 'the train data set')
+
+
+def test_the_check_leaves_mode_and_weights_as_they_were() -> None:
+    model = build(DETECTOR).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_model(model)
+    assert model.training and model.backbone.training
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,212 @@
+"""The tools as a user runs them: train, resume, test and predict on a tiny generated data set, one process and two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from backbones.data.demo import generate_demo
+
+DETECTOR = 'configs/small/mask-rcnn_convnext_demo.py'
+SEGMENTER = 'configs/small/upernet_vit_demo.py'
+
+
+def run_tool(*arguments: str | Path, processes: int = 0) -> subprocess.CompletedProcess:
+    """Run `python tools/...` (or torchrun with that many processes) from the checkout's root."""
+    launch = [sys.executable]
+    if processes:
+        launch += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(
+        [*launch, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training and three validation pictures of 64 x 96 pixels."""
+    root = tmp_path_factory.mktemp('data') / 'demo'
+    return generate_demo(root, num_train=6, num_val=3, size=(64, 96), progress=False)
+
+
+def options(config: str, data: Path, *more: str) -> list[str]:
+    """Make a run of two iterations on `data`."""
+    short = {
+        DETECTOR: ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'],
+        SEGMENTER: ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2'],
+    }[config]
+    return ['--cfg-options', f'data_root={data}/', *short, *more]
+
+
+@pytest.fixture(scope='module')
+def detector_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of a detector trained for two iterations."""
+    folder = tmp_path_factory.mktemp('detector')
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', folder, *options(DETECTOR, data))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope='module')
+def segmenter_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of a segmenter trained for two iterations."""
+    folder = tmp_path_factory.mktemp('segmenter')
+    done = run_tool('tools/train.py', SEGMENTER, '--work-dir', folder, *options(SEGMENTER, data))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_training_leaves_a_checkpoint_and_the_metrics_with_their_protocol(detector_run: Path) -> None:
+    report = json.loads((detector_run / 'metrics.json').read_text())
+    assert (detector_run / 'epoch_1.pth').is_file()
+    assert 0 <= report['metrics']['bbox_mAP'] <= 1
+    assert report['protocol']['scale'] == [[160, 128]]
+    assert report['protocol']['flip'] is False
+    assert report['images'] == 3
+
+
+def test_a_segmenter_reports_mode_and_ignore_label(segmenter_run: Path) -> None:
+    report = json.loads((segmenter_run / 'metrics.json').read_text())
+    assert 0 <= report['metrics']['mIoU'] <= 100
+    assert report['protocol']['mode'] == 'whole'
+    assert report['protocol']['ignore_label'] == 255
+    assert report['protocol']['label_0_ignored'] is True
+
+
+def test_a_new_run_never_overwrites_an_old_one(detector_run: Path, data: Path) -> None:
+    before = (detector_run / 'epoch_1.pth').read_bytes()
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', detector_run, *options(DETECTOR, data))
+    assert done.returncode == 2
+    assert 'already holds a run (epoch_1.pth); go on with it by --resume' in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert (detector_run / 'epoch_1.pth').read_bytes() == before
+
+
+def test_resume_goes_on_where_the_run_stopped(detector_run: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'resumed'
+    folder.mkdir()
+    (folder / 'epoch_1.pth').write_bytes((detector_run / 'epoch_1.pth').read_bytes())
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+    more = options(DETECTOR, data, 'train_cfg.max_epochs=2')
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', folder, '--resume', *more)
+    assert done.returncode == 0, done.stderr
+    assert (folder / 'epoch_2.pth').is_file()
+    assert json.loads((folder / 'metrics.json').read_text())['epoch'] == 2
+
+
+def test_test_with_tta_writes_results_overlays_and_a_protocol_that_says_so(
+    detector_run: Path, data: Path, tmp_path: Path
+) -> None:
+    done = run_tool(
+        'tools/test.py', DETECTOR, detector_run / 'epoch_1.pth', '--work-dir', tmp_path / 'w', '--tta', '--out',
+        tmp_path / 'results.json', '--show-dir', tmp_path / 'shown', *options(DETECTOR, data))
+    assert done.returncode == 0, done.stderr
+    protocol = json.loads((tmp_path / 'w' / 'metrics.json').read_text())['protocol']
+    assert protocol['tta'] is True and protocol['flip'] is True
+    assert protocol['scale'] == [[160, 128], [240, 192]]
+    ids = {image['id'] for image in json.loads((data / 'annotations/instances_val.json').read_text())['images']}
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert {entry['image_id'] for entry in results} <= ids
+    assert {entry['category_id'] for entry in results} <= {2, 3, 5, 9, 12, 17}
+    assert len(list((tmp_path / 'shown').glob('*.png'))) == 3
+
+
+def test_a_segmenter_writes_a_zip_of_label_maps_at_the_size_of_the_images(
+    segmenter_run: Path, data: Path, tmp_path: Path
+) -> None:
+    done = run_tool(
+        'tools/test.py', SEGMENTER, segmenter_run / 'iter_2.pth', '--work-dir', tmp_path / 'w', '--tta', '--out',
+        tmp_path / 'labels.zip', *options(SEGMENTER, data))
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / 'labels.zip') as archive:
+        assert len(archive.namelist()) == 3
+        with archive.open(archive.namelist()[0]) as file:
+            labels = np.array(Image.open(file))
+    assert labels.shape == (64, 96)
+    assert labels.min() >= 1 and labels.max() <= 10
+
+
+def test_predict_needs_no_annotations(detector_run: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for i, image in enumerate(sorted((data / 'images/validation').iterdir())):
+        (folder / f'photo {i}.jpg').write_bytes(image.read_bytes())
+    (folder / 'broken.jpg').write_bytes(b'<html>not found</html>')
+    done = run_tool('tools/predict.py', DETECTOR, detector_run / 'epoch_1.pth', folder, '--out', tmp_path / 'out')
+    assert done.returncode == 1
+    assert 'broken.jpg cannot be read' in done.stderr and 'Traceback' not in done.stderr
+    assert len(list((tmp_path / 'out' / 'overlays').glob('*.png'))) == 3
+    index = json.loads((tmp_path / 'out' / 'images.json').read_text())
+    assert [category['name'] for category in index['categories']] == [
+        'disc', 'ring', 'box', 'triangle', 'star', 'cross']
+    assert {e['image_id'] for e in json.loads((tmp_path / 'out' / 'results.json').read_text())} <= {
+        image['id'] for image in index['images']}
+
+
+def test_predict_writes_label_maps_of_a_segmenter(segmenter_run: Path, data: Path, tmp_path: Path) -> None:
+    image = next((data / 'images/validation').iterdir())
+    done = run_tool('tools/predict.py', SEGMENTER, segmenter_run / 'iter_2.pth', image, '--out', tmp_path / 'out')
+    assert done.returncode == 0, done.stderr
+    assert np.array(Image.open(tmp_path / 'out' / 'labels' / f'{image.stem}.png')).shape == (64, 96)
+    assert (tmp_path / 'out' / 'classes.txt').read_text() == (data / 'classes.txt').read_text()
+
+
+def test_two_processes_train_over_gloo_and_score_every_image_once(data: Path, tmp_path: Path) -> None:
+    # SyncBN, which has no CPU form, is asked for on purpose: it becomes BN and says so
+    sync = 'model.decode_head.norm_cfg.type=SyncBN'
+    done = run_tool(
+        'tools/train.py', SEGMENTER, '--work-dir', tmp_path, '--launcher', 'pytorch',
+        *options(SEGMENTER, data, sync), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert 'became BN' in done.stdout + done.stderr
+    assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (['model.backbone.arch=tinny'], "arch='tinny'"),
+        (['model.backbone.out_indices=[0,1,2,7]'], 'out_indices'),
+        (['model.rpn_head.anchor_generator.strides=[8,16,32,64,128]'], 'strides disagree'),
+        (["train_dataloader.dataset.metainfo.classes=['disc','rnig']"], "did you mean 'ring'"),
+        (["train_dataloader.dataset.data_prefix.img=images/trainning"], 'images/trainning'),
+        (['optim_wrapper.type=AmpOptimWrapper'], 'needs a GPU'),
+        (['model.backbone.drop_path=0.1'], "unexpected keyword argument 'drop_path'"),
+    ],
+    ids=lambda value: value[0].split('=')[0] if isinstance(value, list) else '',
+)
+def test_a_mistake_in_the_config_ends_with_one_sentence(
+    change: list[str], sentence: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from mmengine.config import DictAction
+
+    from backbones.training.launch import run_training
+
+    changes = dict(item.split('=', 1) for item in options(DETECTOR, data, *change)[1:])
+    changes = {key: DictAction._parse_iterable(value) for key, value in changes.items()}
+    with pytest.raises(ValueError, match=r'(?s)' + sentence.replace('(', r'\(')):
+        run_training(ROOT / DETECTOR, str(tmp_path), options=changes)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+def test_a_checkpoint_of_another_model_is_refused(segmenter_run: Path, data: Path, tmp_path: Path) -> None:
+    checkpoint = segmenter_run / 'iter_2.pth'
+    done = run_tool('tools/test.py', DETECTOR, checkpoint, '--work-dir', tmp_path, *options(DETECTOR, data))
+    assert done.returncode == 2
+    assert str(checkpoint) in done.stderr and 'Traceback' not in done.stderr
+    assert not (tmp_path / 'metrics.json').exists()
+
+
+def test_resume_with_nothing_to_resume_from_is_an_error(data: Path, tmp_path: Path) -> None:
+    from backbones.training.launch import run_training
+
+    with pytest.raises(ValueError, match='holds no checkpoint to go on from'):
+        run_training(ROOT / DETECTOR, str(tmp_path), resume='latest')

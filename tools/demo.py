@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Generate the demo data, train and test a detector and a segmenter on it, and show the result (`make demo`)."""
+
+import argparse
+import json
+from pathlib import Path
+
+from backbones.cli import run_tool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--setup-json', help='file with the seconds that the set-up took, written by the Makefile')
+    args = parser.parse_args()
+    from backbones.demo import format_summary, run_demo
+
+    setup = Path(args.setup_json) if args.setup_json else None
+    seconds = json.loads(setup.read_text()).get('seconds') if setup and setup.is_file() else None
+    summary = run_demo(seconds)
+    print(f'\n{format_summary(summary)}\n')
+    print(f'training, testing and drawing took {summary["seconds"]["train_and_test"]:.0f} s')
+    print('pictures:  work_dirs/demo/demo.png')
+    print('           work_dirs/demo/{detection,segmentation}/predictions/overlays/')
+    print('numbers:   work_dirs/demo/summary.json')
+
+
+if __name__ == '__main__':
+    run_tool(main)
