@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import torch
@@ -19,10 +20,16 @@ from backbones.registry import HOOKS
 class MetricsFileHook(Hook):
     """Write `metrics.json` into the work folder after every evaluation: the numbers and how they were measured.
 
-    `{"metrics": {...}, "protocol": {...}, "split": "val" | "test", "iteration": int, "epoch": int, "images": int}`.
+    `{"metrics": {...}, "protocol": {...}, "split": "val" | "test", "iteration": int, "epoch": int, "images": int,
+    "train_seconds": float, "config": path}`; what a mere test does not know is null.
     """
 
     priority = 'LOWEST'  # after the hooks that add to or read the metrics
+    _started: float | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the numbers of a validation during training."""
@@ -46,6 +53,7 @@ class MetricsFileHook(Hook):
                 iteration=runner.iter if trains else None,
                 epoch=runner.epoch if trains else None,
                 images=images,
+                train_seconds=round(time.monotonic() - self._started, 1) if self._started is not None else None,
                 config=runner.cfg.filename,
             ),
             indent=2,

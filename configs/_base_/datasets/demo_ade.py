@@ -16,7 +16,7 @@ test_pipeline = [
 tta_scales = [(160, 128), (240, 192)]
 
 train_dataloader = dict(
-    batch_size=8, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.LabelMapDataset', data_root=data_root, pipeline=train_pipeline,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training')))

@@ -1,0 +1,31 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backbones import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / 'metrics.json'
+    files.write_bytes(target, b'old')
+
+    def no_space(handle: int) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', no_space)
+    with pytest.raises(OSError, match='No space left'):
+        files.write_bytes(target, b'new')
+    assert target.read_bytes() == b'old'
+    assert os.listdir(tmp_path) == ['metrics.json']
+
+
+def test_json_holds_no_nan_and_knows_numpy_and_tuples(tmp_path: Path) -> None:
+    files.write_json(tmp_path / 'a' / 'x.json', dict(ap=float('nan'), scale=(1, 2), n=np.int64(3), f=np.float32(0.5)))
+    assert json.loads((tmp_path / 'a' / 'x.json').read_text()) == dict(ap=None, scale=[1, 2], n=3, f=0.5)
