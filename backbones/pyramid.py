@@ -234,11 +234,12 @@ def _read_norm(norm_cfg: Mapping[str, object]) -> Callable[[int], nn.Module]:
     if (
         not isinstance(norm_cfg, Mapping)
         or norm_cfg.get('type') not in NORMS
-        or set(norm_cfg) - {'type', 'eps'}
+        or set(norm_cfg) - {'type', 'eps', 'requires_grad'}
     ):
         raise ValueError(
             f'norm_cfg={norm_cfg!r} is not possible; give dict(type=..., eps=...) with a type of '
             f'{sorted(NORMS)}'
         )
     kind, eps = NORMS[norm_cfg['type']], norm_cfg.get('eps', 1e-6 if 'LN2d' in norm_cfg['type'] else 1e-5)
-    return lambda dim: kind(dim, eps=eps)
+    trainable = bool(norm_cfg.get('requires_grad', True))  # mmcv's word for a norm that is not frozen
+    return lambda dim: kind(dim, eps=eps).requires_grad_(trainable)

@@ -1,0 +1,63 @@
+"""A user's mistake ends a tool with one sentence and a code, never with a traceback."""
+
+from __future__ import annotations
+
+import pytest
+
+from backbones.cli import run_tool
+
+
+def end(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """Exit code and stderr of a tool that raises `error`."""
+
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_value_error_becomes_one_sentence_and_code_2(capsys: pytest.CaptureFixture) -> None:
+    assert end(ValueError("arch='tinny' is unknown"), capsys) == (2, "error: arch='tinny' is unknown\n")
+
+
+def test_an_error_of_a_loader_worker_shows_its_own_message(capsys: pytest.CaptureFixture) -> None:
+    text = 'Caught ValueError in DataLoader worker process 0.\nOriginal Traceback\n  File x\n'
+    text += 'ValueError: a.png: value 200'
+    assert end(ValueError(text), capsys) == (2, 'error: a.png: value 200\n')
+
+
+def test_missing_compiled_ops_are_explained(capsys: pytest.CaptureFixture) -> None:
+    code, text = end(ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext'), capsys)
+    assert code == 2
+    assert 'make setup' in text and 'compiled ops' in text
+
+
+def test_a_missing_toolbox_names_its_extra(capsys: pytest.CaptureFixture) -> None:
+    assert 'mmbackbones[seg]' in end(ModuleNotFoundError("No module named 'mmseg'", name='mmseg'), capsys)[1]
+
+
+def test_our_own_faults_keep_their_traceback() -> None:
+    def main() -> None:
+        raise RuntimeError('a bug')
+
+    with pytest.raises(RuntimeError, match='a bug'):
+        run_tool(main)
+
+
+def test_the_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MMBACKBONES_TRACEBACK', '1')
+
+    def main() -> None:
+        raise ValueError('shown whole')
+
+    with pytest.raises(ValueError, match='shown whole'):
+        run_tool(main)
+
+
+@pytest.mark.parametrize(('result', 'code'), [(None, None), (1, 1)])
+def test_the_code_of_a_tool_is_passed_on(result: int | None, code: int | None) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_tool(lambda: result)
+    assert stop.value.code == code
