@@ -1,12 +1,26 @@
-"""What the command-line tools share: one way to end on a user's mistake."""
+"""What the command-line tools share: options, and one way to end on a user's mistake."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 
 TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
+
+
+def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what training and testing share (overrides, launcher), parse the command line, tell torch the local rank."""
+    from mmengine.config import DictAction
+
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config entries')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def run_tool(main: Callable[[], int | None]) -> None:

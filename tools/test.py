@@ -1,18 +1,15 @@
 #!/usr/bin/env python
 """Evaluate a detector or a segmenter; the numbers and how they were measured go to metrics.json in the work folder.
 
-python tools/test.py configs/demo/mask-rcnn_convnext-demo.py work_dirs/mask-rcnn_convnext-demo/epoch_12.pth
+python tools/test.py configs/small/mask-rcnn_convnext_demo.py work_dirs/mask-rcnn_convnext_demo/epoch_9.pth
 """
 
 import argparse
-import os
 
-from backbones.cli import run_tool
+from backbones.cli import parse_run_options, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of a checkpoint of this model')
@@ -20,13 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='several scales and a flip, merged')
     parser.add_argument('--out', metavar='FILE', help='predictions: .json (detection) or .zip of PNGs (segmentation)')
     parser.add_argument('--show-dir', metavar='DIR', help='overlays: prediction beside ground truth')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config entries')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_run_options(parser)
 
 
 def main() -> None:
