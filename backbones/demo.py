@@ -67,7 +67,7 @@ def _command(tool: str, *arguments: str) -> None:
         raise ValueError(f'tools/{tool} ended with code {code}; its message is above')
 
 
-def _contact_sheet(work: Path, images: list[Path], zoom: int = 2, gap: int = 8) -> None:
+def _contact_sheet(work: Path, images: list[Path], zoom: int = 3, gap: int = 8) -> None:
     """Write `demo.png`: a row per picture, the picture, its detections, its label map."""
     rows = []
     for image in images:

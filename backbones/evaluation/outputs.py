@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
+from mmengine.visualization import Visualizer
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backbones.data.label_maps import read_image
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
+
+SMALLEST_DRAWN = 384  # pixels; an image with a shorter side is enlarged before it is drawn
 
 
 def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id: int) -> list[dict]:
@@ -56,16 +60,40 @@ def label_png(sample: BaseDataElement, zero_is_ignored: bool) -> bytes:
     return buffer.getvalue()
 
 
-def save_overlay(visualizer, sample: BaseDataElement, path: Path, score_threshold: float = 0.3,
-                 draw_ground_truth: bool = False) -> None:
-    """Draw the prediction over its image (beside the ground truth if there is one) and write a PNG to `path`."""
+def save_overlay(
+    visualizer: Visualizer, sample: BaseDataElement, path: Path, score_threshold: float = 0.3, draw_gt: bool = False
+) -> None:
+    """Draw the prediction over its image and write it to `path`.
+
+    Args:
+        visualizer: mmdet's or mmseg's local visualizer with its `dataset_meta`.
+        sample: prediction with `img_path`.
+        path: PNG to write.
+        score_threshold: objects below it are not drawn.
+        draw_gt: draw the ground truth beside the prediction. Without it, small images are enlarged first, because the
+            lines and words of the visualizers have a fixed size.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = dict(draw_gt=draw_ground_truth, show=False, out_file=str(path))
+    image, sample = read_image(sample.img_path), sample.cpu()
+    if not draw_gt:
+        zoom = math.ceil(SMALLEST_DRAWN / min(image.shape[:2]))
+        image, sample = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1), _enlarged(sample, zoom)
+    options = dict(pred_score_thr=score_threshold) if 'pred_instances' in sample else dict(with_labels=False)
+    visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
+
+
+def _enlarged(sample: BaseDataElement, zoom: int) -> BaseDataElement:
+    """The same prediction for an image `zoom` times as large."""
+    drawn = sample.clone()
     if 'pred_instances' in sample:
-        options['pred_score_thr'] = score_threshold
+        drawn.pred_instances.bboxes = sample.pred_instances.bboxes * zoom
+        if 'masks' in sample.pred_instances:
+            masks = sample.pred_instances.masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+            drawn.pred_instances.masks = masks  # (N, zoom * H, zoom * W)
     else:
-        options['with_labels'] = False
-    visualizer.add_datasample(path.stem, read_image(sample.img_path), sample.cpu(), **options)
+        labels = sample.pred_sem_seg.data.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+        drawn.pred_sem_seg = PixelData(data=labels)  # (1, zoom * H, zoom * W)
+    return drawn
 
 
 @HOOKS.register_module()
@@ -91,7 +119,7 @@ class PredictionFileHook(Hook):
         for sample in outputs or ():
             if self.show_dir:
                 save_overlay(runner.visualizer, sample, self.show_dir / f'{Path(sample.img_path).stem}.png',
-                             self.score_threshold, draw_ground_truth=True)
+                             self.score_threshold, draw_gt=True)
             if self.out_file and 'pred_instances' in sample:
                 self._written += coco_results(sample, dataset.cat_ids, sample.img_id)
             elif self.out_file:

@@ -2,8 +2,8 @@
 
 data/coco8.json is made by tools/coco_subset.py from any COCO annotation file; data/coco_mini is its image folder.
 """
-data_root = 'data/coco_mini/'
-ann_file = '../coco8.json'
+data_root = 'data/'
+ann_file = 'coco8.json'
 scale = (512, 384)
 
 train_pipeline = [
@@ -25,12 +25,12 @@ train_dataloader = dict(
     batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
-        data_prefix=dict(img='train2017/'), pipeline=train_pipeline))
+        data_prefix=dict(img='coco_mini/train2017/'), pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
-        data_prefix=dict(img='train2017/'), test_mode=True, pipeline=test_pipeline))
+        data_prefix=dict(img='coco_mini/train2017/'), test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='backbones.CocoMetric', ann_file=data_root + ann_file, metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
