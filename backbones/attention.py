@@ -1,5 +1,4 @@
-"""Multi-head self-attention for image tokens: global or in windows, with relative positions or RoPE, on fused
-SDPA.
+"""Multi-head self-attention for image tokens: global or in windows, with relative positions or RoPE, on fused SDPA.
 
 Shapes: N images, H W rows and columns of the patch grid, L = H * W tokens, P prefix tokens, D width, K heads,
 d = D / K.
@@ -17,8 +16,7 @@ REL_POS = ('none', 'decomposed', 'bias_table')
 
 # Above this many keys the one-hot form of `decomposed_attention` costs more than a bias on a CPU. One thread,
 # float32, d = 64, forward and backward, one-hot against bias: 14 x 14 tokens 91 and 107 ms, 20 x 20 33 and
-# 21 ms, 64 x 64 991 and 841 ms. On a GPU the bias of 64 x 64 tokens and 12 heads alone takes 400 MB in half
-# precision.
+# 21 ms, 64 x 64 991 and 841 ms. On a GPU the bias of 64 x 64 tokens and 12 heads alone takes 400 MB in half precision.
 MAX_ONE_HOT_KEYS_ON_CPU = 256
 
 
@@ -45,9 +43,8 @@ def window_partition(x: Tensor, window: int, fill: Tensor | None = None) -> Tens
             padded = fill.to(x.dtype).expand(n, rows * window, columns * window, d).clone()
             padded[:, :h, :w] = x
             x = padded  # (N, H_pad, W_pad, D)
-    x = x.reshape(n, rows, window, columns, window, d).transpose(
-        2, 3
-    )  # (N, rows, columns, window, window, D)
+    x = x.reshape(n, rows, window, columns, window, d)
+    x = x.transpose(2, 3)  # (N, rows, columns, window, window, D)
     return x.reshape(n * rows * columns, window * window, d)
 
 
@@ -64,9 +61,8 @@ def window_merge(x: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
     """
     (h, w), d = grid, x.shape[-1]
     rows, columns = -(-h // window), -(-w // window)
-    x = x.reshape(-1, rows, columns, window, window, d).transpose(
-        2, 3
-    )  # (N, rows, window, columns, window, D)
+    x = x.reshape(-1, rows, columns, window, window, d)
+    x = x.transpose(2, 3)  # (N, rows, window, columns, window, D)
     x = x.reshape(-1, rows * window, columns * window, d)  # (N, H_pad, W_pad, D)
     return x[:, :h, :w]
 
@@ -77,8 +73,7 @@ def window_merge(x: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
 def decomposed_attention(
     q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, one_hot: bool | None = None
 ) -> Tensor:
-    """Attend with logits q.k / sqrt(d) + q.R_row + q.R_column, as ViTDet does (the unscaled query meets the
-    tables).
+    """Attend with logits q.k / sqrt(d) + q.R_row + q.R_column, as ViTDet does (the unscaled query meets the tables).
 
     The bias of key (y, x) is a sum of one entry of `q.rows` and one of `q.columns`, hence an inner product
     with the one-hot vectors of y and of x: appended to queries and keys, it needs no (L, L) bias in memory
@@ -114,10 +109,8 @@ def decomposed_attention(
     q = F.pad(torch.cat([q * scale, logits.to(q.dtype)], dim=-1), (0, spare))  # (B, K, L, d + H + W + spare)
     key_row = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, dim=0)  # (L, H)
     key_column = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)  # (L, W)
-    place = F.pad(torch.cat([key_row, key_column], dim=-1), (0, spare)).expand(
-        *k.shape[:3], -1
-    )  # (B, K, L, H+W+spare)
-    k = torch.cat([k, place], dim=-1)  # (B, K, L, d + H + W + spare)
+    place = F.pad(torch.cat([key_row, key_column], dim=-1), (0, spare))  # (L, H + W + spare)
+    k = torch.cat([k, place.expand(*k.shape[:3], -1)], dim=-1)  # (B, K, L, d + H + W + spare)
     v = F.pad(v, (0, h + w + spare))  # (B, K, L, d + H + W + spare)
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :head_dim]  # (B, K, L, d)
 
@@ -186,8 +179,7 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, bias)  # (N, P + L, 3 D)
         if self.window_size:
             # ViTDet pads with zeros before the projection, which turns a padded token into the bias;
-            # projecting first is the same and spares the padding (a fifth of the tokens at 64 x 64 with
-            # windows of 14).
+            # projecting first is the same and spares the padding (a fifth of the tokens at 64 x 64 with windows of 14).
             qkv = window_partition(qkv.unflatten(1, grid), self.window_size, fill=bias)  # (B, window^2, 3 D)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, K, P + L, d)
         if rope is not None:
@@ -204,16 +196,11 @@ class Attention(nn.Module):
             return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         return self.qkv.bias
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], bias_index: Tensor | None
-    ) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], bias_index: Tensor | None) -> Tensor:
         """Attend with the relative positions of this block: (B, K, P + L, d) each."""
         if self.rel_pos == 'decomposed':
             h, w = (self.window_size, self.window_size) if self.window_size else grid
-            rows, columns = (
-                positions.relative_rows(self.rel_pos_h, h),
-                positions.relative_rows(self.rel_pos_w, w),
-            )
+            rows, columns = positions.relative_rows(self.rel_pos_h, h), positions.relative_rows(self.rel_pos_w, w)
             return decomposed_attention(q, k, v, rows, columns)
         mask = None
         if self.rel_pos == 'bias_table':

@@ -19,18 +19,21 @@ def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    local_rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', args.local_rank)  # mpirun
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     return args
 
 
 def run_tool(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit with its code; a ValueError or a missing file becomes one sentence and exit code 2.
+    """Run `main` and exit with its code.
+
+    A ValueError, a file that cannot be used or a missing module becomes one sentence and exit code 2.
 
     With the environment variable `MMBACKBONES_TRACEBACK=1` the traceback is shown instead.
     """
     try:
         code = main()
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK_VARIABLE) == '1':
             raise
         print(f'error: {_sentence(error)}', file=sys.stderr)

@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+# What our tools read besides the arguments of MMEngine's Runner.
+OWN_KEYS = {'data_root', 'tta_model', 'tta_scales', 'find_unused_parameters', 'activation_checkpointing'}
+
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
     """Compose the config at `path`.
@@ -32,15 +35,10 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
+    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError, RuntimeError) as error:
         raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
-    known = set(cfg) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
     for key in options or {}:
-        top = key.split('.')[0]
-        if top not in known:
-            near = difflib.get_close_matches(top, known, 1)
-            hint = f'did you mean {near[0]!r}? ' if near else ''
-            raise ValueError(f'--cfg-options {key}: the config has no {top!r}; {hint}It has {sorted(known)}')
+        _check_option(cfg, key)
     options = dict(options or {})
     if 'data_root' in options and 'data_root' in cfg:
         _move_data(cfg, str(cfg.data_root), str(options.pop('data_root')))
@@ -50,6 +48,31 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
     return cfg
+
+
+def _check_option(cfg: Config, key: str) -> None:
+    """Refuse an override that would have no effect: an unknown key, or a variable that the file has already used."""
+    top, *path = key.split('.')
+    known = OWN_KEYS | set(inspect.signature(Runner.__init__).parameters) - {'self'}
+    if top not in known and top in cfg:
+        raise ValueError(
+            f'--cfg-options {key}: {top!r} is a variable that is used only while the config is read; override what it '
+            'was used for, such as model.backbone.init_cfg.checkpoint or train_cfg.max_iters'
+        )
+    node: Any = cfg
+    for depth, part in enumerate([top, *path[:-1]] if path else [top]):
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+            continue
+        there = list(node) if isinstance(node, dict | Config) else []
+        if part not in (set(there) | known if depth == 0 else there):
+            near = difflib.get_close_matches(part, known if depth == 0 else there, 1)
+            if near or depth == 0:  # a new dict, such as a data set's metainfo, is fine; a typo of an old one is not
+                hint = f'did you mean {near[0]!r}? ' if near else ''
+                where = '.'.join([top, *path][:depth]) or 'the config'
+                has = sorted(map(str, there))
+                raise ValueError(f'--cfg-options {key}: {where} has no {part!r}; {hint}It has {has}')
+        node = node.get(part) if part in there else {}
 
 
 def fit_to_machine(cfg: Config, training: bool = True) -> None:
@@ -66,7 +89,7 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
     """
     if torch.cuda.is_available():
         return
-    cfg.env_cfg.dist_cfg.backend = 'gloo'
+    cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})['backend'] = 'gloo'
     optim_wrapper = cfg.get('optim_wrapper') or {}
     if training and str(optim_wrapper.get('type', '')).endswith('AmpOptimWrapper'):
         raise ValueError(
@@ -89,6 +112,12 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
             norm['type'] = 'BN'
         if changed:
             print_log(f'no GPU: {len(changed)} SyncBN settings became BN (statistics per process)', 'current')
+
+
+def is_segmenter(cfg: Config) -> bool:
+    """Whether the config's model labels pixels; otherwise it finds objects."""
+    model = cfg.model.get('module', cfg.model)  # behind test-time augmentation
+    return 'decode_head' in model
 
 
 def _move_data(cfg: Config, old: str, new: str) -> None:

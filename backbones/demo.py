@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from backbones.data.demo import generate_demo
@@ -39,8 +42,8 @@ def run_demo(setup_seconds: float | None = None) -> dict:
     work = ROOT / 'work_dirs' / 'demo'
     data = generate_demo(ROOT / 'data' / 'demo')
     images = sorted(str(path.relative_to(ROOT)) for path in (data / 'images' / 'validation').glob('*.jpg'))
-    if work.exists():
-        shutil.rmtree(work)  # holds nothing but what an earlier demo wrote
+    for task in RUNS:
+        shutil.rmtree(work / task, ignore_errors=True)  # what an earlier demo wrote
     started = time.perf_counter()
     summary: dict = {}
     for task, (config, names) in RUNS.items():
@@ -62,9 +65,26 @@ def run_demo(setup_seconds: float | None = None) -> dict:
 def _command(tool: str, *arguments: str) -> None:
     """Run a tool of the checkout as a user would, its output shown."""
     print(f'\n$ python tools/{tool} {" ".join(arguments)}', flush=True)
-    code = subprocess.run([sys.executable, str(ROOT / 'tools' / tool), *arguments], cwd=ROOT).returncode
+    command = [sys.executable, str(ROOT / 'tools' / tool), *arguments]
+    code = subprocess.run(command, cwd=ROOT, env=_environment()).returncode
     if code:
         raise ValueError(f'tools/{tool} ended with code {code}; its message is above')
+
+
+@functools.cache
+def _environment() -> dict[str, str]:
+    """Environment of the tools: without the GPU where mmcv's ops were built for the CPU only."""
+    if not torch.cuda.is_available():
+        return dict(os.environ)
+    from mmcv.ops import nms
+
+    try:
+        nms(torch.tensor([[0.0, 0, 9, 9]], device='cuda'), torch.ones(1, device='cuda'), 0.5)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        print(f'the GPU is not used: mmcv has no ops for it ({reason}); install nvcc and run make setup again')
+        return {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
+    return dict(os.environ)
 
 
 def _contact_sheet(work: Path, images: list[Path], zoom: int = 3, gap: int = 8) -> None:

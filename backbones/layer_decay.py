@@ -1,5 +1,4 @@
-"""Layer-wise and stage-wise learning-rate decay: one optimiser constructor for every backbone that knows its
-depth.
+"""Layer-wise and stage-wise learning-rate decay: one optimiser constructor for every backbone that knows its depth.
 
 Use it in any MMEngine project::
 
@@ -55,9 +54,7 @@ class Group:
         """Readable depth: `3`, or `0-13` where several depths share the settings."""
         numbers = sorted(int(depth) for depth in self.depths if depth.isdigit())
         words = [depth for depth in self.depths if not depth.isdigit()]
-        return ', '.join(
-            ([f'{numbers[0]}-{numbers[-1]}'] if len(numbers) > 1 else [str(n) for n in numbers]) + words
-        )
+        return ', '.join(([f'{numbers[0]}-{numbers[-1]}'] if len(numbers) > 1 else [str(n) for n in numbers]) + words)
 
 
 def _check_keys(given: dict, allowed: tuple[str, ...], where: str) -> None:
@@ -86,12 +83,10 @@ def _find_backbones(model: nn.Module, method: str) -> dict[str, nn.Module]:
     """Find the outermost modules with `get_layer_depth(param_name, prefix)`, by their name in the model."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        # Asked of the class: a compiled module answers for the one inside it, whose parameters have other
-        # names.
+        # Asked of the class: a compiled module answers for the one inside it, whose parameters have other names.
         if not hasattr(type(module), method) or any(_is_inside(name, outer) for outer in found):
             continue
-        # mmpretrain's classifiers have a method of this name too, without `prefix`; the backbone inside is
-        # meant.
+        # mmpretrain's classifiers have a method of this name too, without `prefix`; the backbone inside is meant.
         if 'prefix' in inspect.signature(getattr(type(module), method)).parameters:
             found[name] = module
     return found
@@ -106,15 +101,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Build an optimiser whose learning rates fall with the distance from the head.
 
     Parameters with equal learning rate and weight decay share one parameter group, each with the readable
-    entries ``depth`` and ``lr_scale``. Frozen parameters are left out. The table of groups is logged once, on
-    rank 0.
+    entries ``depth`` and ``lr_scale``. Frozen parameters are left out. The table of groups is logged once, on rank 0.
 
     Args:
         optim_wrapper_cfg: optimiser wrapper with its ``optimizer``, which states ``lr`` and ``weight_decay``.
         paramwise_cfg: a dict of
 
-            - ``decay_rate`` (float, above 0 and at most 1): factor from one layer to the layer below; 1 = no
-              decay.
+            - ``decay_rate`` (float, above 0 and at most 1): factor from one layer to the layer below; 1 = no decay.
             - ``decay_type``: ``'layer_wise'`` (default) or ``'stage_wise'``.
             - ``weight_decay_rule``: a key of ``WEIGHT_DECAY_RULES``. The default is the class attribute
               ``weight_decay_rule`` of the backbone, else the rule of its family (``'convnext'`` for
@@ -122,17 +115,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             - ``custom_keys``: ``{part of a parameter name: dict(lr_mult=..., decay_mult=...)}``, the longest
               key that fits wins. ``lr_mult`` multiplies the decayed learning rate. ``decay_mult`` replaces
               the rule: the weight decay becomes ``weight_decay * decay_mult``; without it the rule holds.
-            - ``num_layers``: never needed. Accepted from old configs when it is the backbone's official
-              number.
+            - ``num_layers``: never needed. Accepted from old configs when it is the backbone's official number.
 
     Raises:
         ValueError: for a setting that is unknown, out of range or does not fit the model; see the message.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        if not isinstance(optim_wrapper_cfg, dict) or not isinstance(
-            optim_wrapper_cfg.get('optimizer'), dict
-        ):
+        if not isinstance(optim_wrapper_cfg, dict) or not isinstance(optim_wrapper_cfg.get('optimizer'), dict):
             raise ValueError(
                 f'optim_wrapper has no optimizer: {optim_wrapper_cfg!r}; give '
                 "optimizer=dict(type='AdamW', lr=..., weight_decay=...)"
@@ -162,9 +152,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'the rate of the layer above) or 1.0 for equal learning rates'
             )
         if cfg.get('decay_type', 'layer_wise') not in DEPTH_METHODS:
-            raise ValueError(
-                f'decay_type={cfg["decay_type"]!r} is unknown; choose one of {list(DEPTH_METHODS)}'
-            )
+            raise ValueError(f'decay_type={cfg["decay_type"]!r} is unknown; choose one of {list(DEPTH_METHODS)}')
         rule = cfg.get('weight_decay_rule')
         if rule is not None and rule not in WEIGHT_DECAY_RULES:
             raise ValueError(f'weight_decay_rule={rule!r} is unknown; choose one of\n{rules_text()}')
@@ -192,9 +180,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Build the optimiser wrapper of `model`, which may be wrapped for distributed training."""
         return super().__call__(model.module if is_model_wrapper(model) else model)
 
-    def add_params(
-        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None
-    ) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None) -> None:
         """Append the parameter groups of the whole model `module` to `params`. Called by the base class."""
         groups = self._groups(module)
         grouped = [id(param.value) for group in groups for param in group.params]
@@ -232,8 +218,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group.params.append(param)
         if unused_keys:
             raise ValueError(
-                f'custom_keys {sorted(unused_keys)} decide about no parameter of {type(model).__name__}: '
-                'each is part '
+                f'custom_keys {sorted(unused_keys)} decide about no parameter of {type(model).__name__}: each is part '
                 'of no parameter name, or a longer key takes all of its parameters; correct or remove them'
             )
         if not groups:
@@ -245,31 +230,22 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         method = self.depth_method
         backbones = _find_backbones(model, method)
         for name, module in model.named_modules():
-            is_backbone = name.rpartition('.')[2] == 'backbone' and any(
-                p.requires_grad for p in module.parameters()
-            )
-            knows = any(
-                found == name or _is_inside(found, name) or _is_inside(name, found) for found in backbones
-            )
+            is_backbone = name.rpartition('.')[2] == 'backbone' and any(p.requires_grad for p in module.parameters())
+            knows = any(found == name or _is_inside(found, name) or _is_inside(name, found) for found in backbones)
             if is_backbone and not knows:
                 raise ValueError(self._no_depth_message(f'{name} is a {type(module).__name__}', method))
         if not backbones:
-            raise ValueError(
-                self._no_depth_message(f'no part of {type(model).__name__} is a backbone', method)
-            )
+            raise ValueError(self._no_depth_message(f'no part of {type(model).__name__} is a backbone', method))
         self._check_num_layers(backbones, method)
         return backbones
 
     def _no_depth_message(self, finding: str, method: str) -> str:
         other = "use decay_type='layer_wise', " if method == 'get_stage_depth' else ''
         MODELS.import_from_location()
-        known = sorted(
-            f'backbones.{name}' for name, cls in MODELS.module_dict.items() if hasattr(cls, method)
-        )
+        known = sorted(f'backbones.{name}' for name, cls in MODELS.module_dict.items() if hasattr(cls, method))
         return (
             f'{finding} without the method {method}(param_name, prefix), so its layers have no known depth; '
-            f'{other}'
-            f'use one of {known}, write that method, or leave out this constructor'
+            f'{other}use one of {known}, write that method, or leave out this constructor'
         )
 
     def _check_num_layers(self, backbones: dict[str, nn.Module], method: str) -> None:
@@ -283,10 +259,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if given != total - 2:
                 raise ValueError(
                     f'num_layers={given!r} does not fit {name or "the model"} ({type(module).__name__}), '
-                    'which has '
-                    f'{total - 2}; a wrong number scales learning rates above the base rate, so remove '
-                    'num_layers '
-                    f'from paramwise_cfg (the backbone knows it) or set it to {total - 2}'
+                    f'which has {total - 2}; a wrong number scales learning rates above the base rate, so remove '
+                    f'num_layers from paramwise_cfg (the backbone knows it) or set it to {total - 2}'
                 )
 
     def _choose_rule(self, backbones: dict[str, nn.Module]) -> str:
@@ -296,9 +270,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return rule
         declared = set()
         for module in backbones.values():
-            families = [
-                FAMILY_RULES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in FAMILY_RULES
-            ]
+            families = [FAMILY_RULES[cls.__name__] for cls in type(module).__mro__ if cls.__name__ in FAMILY_RULES]
             declared.add(getattr(module, 'weight_decay_rule', None) or next(iter(families), None))
         if len(declared) != 1 or not declared <= set(WEIGHT_DECAY_RULES):
             classes = sorted({type(module).__name__ for module in backbones.values()})
@@ -317,16 +289,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix = f'{owner}.' if owner else ''
         inside = name[len(prefix) :].replace('_orig_mod.', '')  # a block inside may be compiled
         answer = getattr(backbones[owner], method)(prefix + inside, prefix)
-        is_pair = (
-            isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, int) for part in answer)
-        )
+        is_pair = isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, int) for part in answer)
         if not is_pair or not 0 <= answer[0] < answer[1]:
             raise ValueError(
                 f'{type(backbones[owner]).__name__}.{method}({prefix + inside!r}, {prefix!r}) gave '
-                f'{answer!r}; it must '
-                'give (layer_id, num_layers) with 0 <= layer_id < num_layers, otherwise the learning rate '
-                'would be '
-                'scaled above the base rate; correct the method'
+                f'{answer!r}; it must give (layer_id, num_layers) with 0 <= layer_id < num_layers, otherwise the '
+                'learning rate would be scaled above the base rate; correct the method'
             )
         layer_id, num_layers = answer
         # the last id is that of everything after the blocks: output norms, necks and heads alike
@@ -354,9 +322,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for group in groups:
             elements = sum(param.value.numel() for param in group.params)
             numbers = (f'{group.lr:.4g}', f'{group.lr_scale:.4g}', f'{group.weight_decay:.4g}')
-            rows.append(
-                (group.depth, str(len(group.params)), f'{elements:,}', *numbers, group.params[0].name)
-            )
+            rows.append((group.depth, str(len(group.params)), f'{elements:,}', *numbers, group.params[0].name))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
         lines = [
             '  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=False)) + '  ' + row[-1]
@@ -365,8 +331,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         tensors = sum(len(group.params) for group in groups)
         return (
             f'Learning rates: {cfg.get("decay_type", "layer_wise")} decay {cfg["decay_rate"]} of lr '
-            f'{self.base_lr:g}, '
-            f'{tensors} tensors in {len(groups)} groups.\n'
-            f'Weight decay {self.base_wd:g}, {WEIGHT_DECAY_RULES[self._rule_name].about}.\n'
-            + '\n'.join(lines)
+            f'{self.base_lr:g}, {tensors} tensors in {len(groups)} groups.\n'
+            f'Weight decay {self.base_wd:g}, {WEIGHT_DECAY_RULES[self._rule_name].about}.\n' + '\n'.join(lines)
         )

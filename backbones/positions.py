@@ -20,21 +20,19 @@ from torch import Tensor
 
 # Keyword arguments of F.interpolate; they belong to the weights, because each source trained or evaluated
 # with its own. torch uses another cubic kernel when antialias is on (a = -0.5 instead of -0.75), so the rules
-# differ for growing grids too. 'bicubic_offset' passes a scale factor instead of a size, 0.1 patches too
-# large:
+# differ for growing grids too. 'bicubic_offset' passes a scale factor instead of a size, 0.1 patches too large:
 # https://github.com/facebookresearch/dinov2/blob/b8931f7bf91576930313be2c6d6af376033b35f0/dinov2/models/vision_transformer.py
 INTERPOLATIONS = {
-    'bicubic': dict(
-        mode='bicubic', align_corners=False
-    ),  # ViTDet, MAE, DeiT, mmseg, mmpretrain, Hugging Face ViT
-    'bicubic_antialias': dict(
-        mode='bicubic', align_corners=False, antialias=True
-    ),  # timm, DINOv2 with registers
-    'bicubic_offset': dict(mode='bicubic', align_corners=False),  # DINO, DINOv2
-    'bicubic_corners': dict(mode='bicubic', align_corners=True),  # torchvision
-    'bilinear_corners': dict(
-        mode='bilinear', align_corners=True
-    ),  # Google's JAX code (scipy zoom of order 1)
+    # ViTDet, MAE, DeiT, mmseg, mmpretrain, Hugging Face ViT
+    'bicubic': dict(mode='bicubic', align_corners=False),
+    # timm, DINOv2 with registers
+    'bicubic_antialias': dict(mode='bicubic', align_corners=False, antialias=True),
+    # DINO, DINOv2
+    'bicubic_offset': dict(mode='bicubic', align_corners=False),
+    # torchvision
+    'bicubic_corners': dict(mode='bicubic', align_corners=True),
+    # Google's JAX code (scipy zoom of order 1)
+    'bilinear_corners': dict(mode='bilinear', align_corners=True),
 }
 
 
@@ -102,8 +100,7 @@ def resize_absolute(
 
 
 def resize_relative(table: Tensor, size: int) -> Tensor:
-    """Resize (2 n - 1, d) rows of relative positions linearly to (2 size - 1, d); an equal size returns
-    `table`.
+    """Resize (2 n - 1, d) rows of relative positions linearly to (2 size - 1, d); an equal size returns `table`.
 
     https://github.com/facebookresearch/detectron2/blob/02b5c4e295e990042a714712c21dc79b731e8833/detectron2/modeling/backbone/utils.py
     """
@@ -117,8 +114,7 @@ def relative_rows(table: Tensor, size: int) -> Tensor:
     """Take one row per pair of query and key index along an axis.
 
     Args:
-        table: (2 n - 1, d), row n - 1 + q - k for query index q and key index k; resized when n is not
-            `size`.
+        table: (2 n - 1, d), row n - 1 + q - k for query index q and key index k; resized when n is not `size`.
         size: tokens along the axis.
 
     Returns:
@@ -156,11 +152,9 @@ def bias_index(grid: tuple[int, int], device: torch.device | None = None) -> Ten
 
 
 def resize_bias_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Resize a BEiT table to another patch grid by the published method; an equal grid returns `table`
-    itself.
+    """Resize a BEiT table to another patch grid by the published method; an equal grid returns `table` itself.
 
-    The official code interpolates with a bicubic spline over source offsets that it spreads in a geometric
-    progression,
+    The official code interpolates with a bicubic spline over source offsets that it spreads in a geometric progression,
     dense near zero: https://github.com/microsoft/unilm/blob/768a3c873f598bb9b4d4dfb9267b099e35f8fe56/beit/run_class_finetuning.py
     It calls scipy.interpolate.interp2d, which SciPy 1.14 removed. The spline is linear in the table and
     separable, hence one matrix per axis here; unlike the original this also serves grids that are not square,
@@ -185,9 +179,8 @@ def resize_bias_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[
         )
     if tuple(old_grid) == tuple(new_grid):
         return table
-    offsets = (
-        table[:-3].double().reshape(2 * old_grid[0] - 1, 2 * old_grid[1] - 1, -1)
-    )  # (2 H - 1, 2 W - 1, K)
+    offsets = table[:-3].double()
+    offsets = offsets.reshape(2 * old_grid[0] - 1, 2 * old_grid[1] - 1, -1)  # (2 H - 1, 2 W - 1, K)
     rows, columns = (
         torch.from_numpy(_geometric_spline_matrix(old, new)).to(table.device)
         for old, new in zip(old_grid, new_grid, strict=True)
@@ -208,8 +201,7 @@ def _geometric_spline_matrix(old: int, new: int) -> np.ndarray:
     degree = min(3, len(source) - 1)
     if degree == 0:
         return np.ones((len(wanted), 1))
-    # Knots of the interpolating spline in FITPACK: for degree 3 'not a knot' at the second point from either
-    # end.
+    # Knots of the interpolating spline in FITPACK: for degree 3 'not a knot' at the second point from either end.
     drop = (degree + 1) // 2
     inner = source[drop:-drop] if degree % 2 else source[:0]
     knots = np.concatenate([[source[0]] * (degree + 1), inner, [source[-1]] * (degree + 1)])

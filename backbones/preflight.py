@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
-PROBE_SIZE = 256  # pixels; every stride up to 64 divides it
+
+def _probe_size(model: BaseModel) -> int:
+    """Side in pixels of the probing image: every stride up to 64 divides it, or up to 64 / 16 patches of the ViT."""
+    patch = getattr(model.backbone, 'patch_size', 16)
+    return 256 if 256 % patch == 0 else 64 * patch
+
+
+def _number(stride: float) -> float:
+    """A whole stride as an int: 4, but 3.5 for the finest map of a ViT with patches of 14 pixels."""
+    return int(stride) if stride == int(stride) else stride
 
 
 def check_model(model: BaseModel) -> None:
@@ -16,9 +26,10 @@ def check_model(model: BaseModel) -> None:
         ValueError: the neck cannot take the backbone's maps; the strides of neck, RPN and RoI heads disagree; a head's
             `in_channels` are not those of the maps it taps.
     """
-    maps = _probe(model)
+    size = _probe_size(model)
+    maps = _probe(model, size)
     if hasattr(model, 'rpn_head') or hasattr(model, 'roi_head'):
-        check_strides(model, maps)
+        check_strides(model, [_number(size / m.shape[-1]) for m in maps])
     for name in ('decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []:
@@ -26,12 +37,13 @@ def check_model(model: BaseModel) -> None:
 
 
 @torch.no_grad()
-def _probe(model: BaseModel) -> tuple[Tensor, ...]:
-    """Maps (1, C, H, W) that the heads of `model` receive for one blank image of PROBE_SIZE pixels."""
+def _probe(model: BaseModel, size: int) -> tuple[Tensor, ...]:
+    """Maps (1, C, H, W) that the heads of `model` receive for one blank image of `size` pixels."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        maps = model.backbone(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=device))
+        channels = getattr(model.backbone, 'in_channels', 3)
+        maps = model.backbone(torch.zeros(1, channels, size, size, device=device))
         neck = getattr(model, 'neck', None)
         if neck is None:
             return tuple(maps)
@@ -47,10 +59,10 @@ def _probe(model: BaseModel) -> tuple[Tensor, ...]:
         model.train(was_training)
 
 
-def check_strides(model: BaseModel, maps: tuple[Tensor, ...]) -> None:
-    """Hold the strides of the maps against those of the anchor generator and the RoI extractors."""
-    strides = [round(PROBE_SIZE / m.shape[-1]) for m in maps]
-    source = type(model.neck).__name__ if getattr(model, 'neck', None) is not None else type(model.backbone).__name__
+def check_strides(model: BaseModel, strides: list[float]) -> None:
+    """Hold the measured strides (pixels, fine to coarse) against those of the anchors and the RoI extractors."""
+    neck = getattr(model, 'neck', None)
+    source = type(model.backbone if neck is None else neck).__name__
     rpn = getattr(model, 'rpn_head', None)
     if rpn is not None:
         expected = [stride[0] for stride in rpn.prior_generator.strides]
@@ -85,6 +97,31 @@ def _check_taps(name: str, head: nn.Module, maps: tuple[Tensor, ...]) -> None:
         raise ValueError(
             f'model.{name}.in_channels={list(wanted)} but the maps {list(indexes)} it takes have {given} channels'
         )
+
+
+def check_evaluator(loop: BaseLoop) -> None:
+    """Hold the classes and images of a loop's data set against the annotation file its COCO metric scores with.
+
+    Raises:
+        ValueError: a class or an image of the data set is not in that file.
+    """
+    dataset = loop.dataloader.dataset
+    for metric in loop.evaluator.metrics:
+        truth = getattr(metric, '_coco_api', None)
+        if truth is None:
+            continue
+        from backbones.data.coco import category_ids
+
+        file = getattr(metric, 'ann_file', None) or 'the annotation file of the evaluator'
+        category_ids(truth, dataset.metainfo['classes'], file)
+        known = set(truth.get_img_ids())
+        ids = (dataset.get_data_info(index)['img_id'] for index in range(len(dataset)))
+        lost = [image_id for image_id in ids if image_id not in known]
+        if lost:
+            raise ValueError(
+                f'{len(lost)} images of the data set are not in {file}, which the evaluator scores with (the first has '
+                f'id {lost[0]}); give evaluator and data set the same ann_file'
+            )
 
 
 def check_classes(model: BaseModel, classes: tuple[str, ...], where: str) -> None:

@@ -1,7 +1,6 @@
 """Necks that make a pyramid of the single-scale maps of a plain Vision Transformer.
 
-`SimpleFPN`: ViTDet's simple feature pyramid, https://arxiv.org/abs/2203.16527, from the last map, for
-detectors.
+`SimpleFPN`: ViTDet's simple feature pyramid, https://arxiv.org/abs/2203.16527, from the last map, for detectors.
 `Feature2Pyramid`: BEiT's maps at 4, 2, 1 and 1/2 times the resolution, one per tapped block, for UperNet.
 
 State-dict names are those of detectron2 (`simfp_2.0` ...) and of mmsegmentation (`upsample_4x.0` ...).
@@ -31,9 +30,7 @@ NORMS = {
 }
 
 
-def resampling(
-    scale: float, dim: int, middle: int, out: int, norm: Callable[[int], nn.Module]
-) -> list[nn.Module]:
+def resampling(scale: float, dim: int, middle: int, out: int, norm: Callable[[int], nn.Module]) -> list[nn.Module]:
     """Make the layers that change the resolution of a map by `scale`.
 
     Args:
@@ -44,10 +41,8 @@ def resampling(
         norm: makes the norm between the two steps.
     """
     if scale == 4:
-        first, second = (
-            nn.ConvTranspose2d(dim, middle, 2, stride=2),
-            nn.ConvTranspose2d(middle, out, 2, stride=2),
-        )
+        first = nn.ConvTranspose2d(dim, middle, 2, stride=2)
+        second = nn.ConvTranspose2d(middle, out, 2, stride=2)
         return [first, norm(middle), nn.GELU(), second]
     if scale == 2:
         return [nn.ConvTranspose2d(dim, middle, 2, stride=2)]
@@ -74,9 +69,9 @@ def check_map(neck: nn.Module, x: Tensor, in_channels: int) -> None:
     """
     if x.ndim != 4 or x.shape[1] != in_channels:
         raise ValueError(
-            f'{type(neck).__name__} got a map of shape {tuple(x.shape)} but was built for (N, '
-            f'{in_channels}, H, W); set in_channels={x.shape[1] if x.ndim == 4 else "..."}, the width of '
-            'the backbone'
+            f'{type(neck).__name__} got a map of shape {tuple(x.shape)} but was built for '
+            f'(N, {in_channels}, H, W); set in_channels={x.shape[1] if x.ndim == 4 else "..."}, the width of the '
+            'backbone'
         )
 
 
@@ -109,8 +104,7 @@ class SimpleFPN(BaseModule):
         init_cfg: MMEngine's.
 
     Raises:
-        ValueError: if a number is not whole and positive, `in_channels` is no multiple of 4, or `num_outs` is
-        below 4.
+        ValueError: if a number is not whole and positive, `in_channels` is no multiple of 4, or `num_outs` is below 4.
     """
 
     def __init__(
@@ -124,21 +118,17 @@ class SimpleFPN(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.in_channels = checked_int(
-            'in_channels', in_channels, 'give the width of the backbone, 768 for ViT-B'
-        )
+        self.in_channels = checked_int('in_channels', in_channels, 'give the width of the backbone, 768 for ViT-B')
         if in_channels % 4:
             raise ValueError(
-                f'in_channels={in_channels} is no multiple of 4, and the finest level has a quarter of the '
-                'channels; choose an embed_dim that is'
+                f'in_channels={in_channels} is no multiple of 4, and the finest level has a quarter of '
+                'the channels; choose an embed_dim that is'
             )
         checked_int('out_channels', out_channels, 'give the channels of every level, 256 in the paper')
         checked_int('in_stride', in_stride, 'give the patch size of the backbone, 16 in ViTDet')
         self.num_outs = checked_int('num_outs', num_outs, 'give the number of levels, 5 in the paper')
         if num_outs < len(SCALES):
-            raise ValueError(
-                f'num_outs={num_outs} is below the {len(SCALES)} levels of the pyramid; give 5 (p2 to p6)'
-            )
+            raise ValueError(f'num_outs={num_outs} is below the {len(SCALES)} levels of the pyramid; give 5 (p2 to p6)')
         for i, scale in enumerate(SCALES):
             middle, last = in_channels // 2, in_channels // 4
             width = {4: last, 2: middle}.get(scale, in_channels)
@@ -152,8 +142,7 @@ class SimpleFPN(BaseModule):
         self.out_strides = tuple(int(stride) if stride == int(stride) else stride for stride in strides)
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Map the last of the backbone's maps (N, C, H, W) to `num_outs` levels, (N, out_channels, 4 H, 4 W)
-        first.
+        """Map the last of the backbone's maps (N, C, H, W) to `num_outs` levels, (N, out_channels, 4 H, 4 W) first.
 
         Raises:
             ValueError: if the map has another number of channels.
@@ -162,9 +151,8 @@ class SimpleFPN(BaseModule):
         check_map(self, x, self.in_channels)
         levels = [getattr(self, f'simfp_{i + 2}')(x) for i in range(len(SCALES))]
         while len(levels) < self.num_outs:
-            levels.append(
-                F.max_pool2d(levels[-1], kernel_size=1, stride=2)
-            )  # (N, out_channels, ceil(h/2), ceil(w/2))
+            # (N, out_channels, ceil(h / 2), ceil(w / 2))
+            levels.append(F.max_pool2d(levels[-1], kernel_size=1, stride=2))
         return tuple(levels)
 
 
@@ -198,9 +186,7 @@ class Feature2Pyramid(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.in_channels = checked_int(
-            'in_channels', in_channels, 'give the width of the backbone, 768 for ViT-B'
-        )
+        self.in_channels = checked_int('in_channels', in_channels, 'give the width of the backbone, 768 for ViT-B')
         checked_int('in_stride', in_stride, 'give the patch size of the backbone, 16 in BEiT')
         self.scales = check_scales(scales)
         norm = _read_norm({'type': 'LN2d', 'eps': 1e-6} if norm_cfg is None else norm_cfg)
@@ -237,8 +223,7 @@ def _read_norm(norm_cfg: Mapping[str, object]) -> Callable[[int], nn.Module]:
         or set(norm_cfg) - {'type', 'eps', 'requires_grad'}
     ):
         raise ValueError(
-            f'norm_cfg={norm_cfg!r} is not possible; give dict(type=..., eps=...) with a type of '
-            f'{sorted(NORMS)}'
+            f'norm_cfg={norm_cfg!r} is not possible; give dict(type=..., eps=...) with a type of {sorted(NORMS)}'
         )
     kind, eps = NORMS[norm_cfg['type']], norm_cfg.get('eps', 1e-6 if 'LN2d' in norm_cfg['type'] else 1e-5)
     trainable = bool(norm_cfg.get('requires_grad', True))  # mmcv's word for a norm that is not frozen

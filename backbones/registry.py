@@ -31,13 +31,14 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
     return _root.Registry(name, parent=parent, scope=SCOPE, locations=places)
 
 
-MODELS = _child('model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid')
+# The last two modules import mmdet only when their class is built: a backbone alone needs no toolbox.
+MODELS = _child(
+    'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta', 'detection.roi_extractor'
+)
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
 )
 DATASETS = _child('dataset', _root.DATASETS, 'data')
 TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
-HOOKS = _child('hook', _root.HOOKS, 'training')
-LOOPS = _child('loop', _root.LOOPS, 'training')
-METRICS = _child('metric', _root.METRICS, 'evaluation')
-EVALUATORS = _child('evaluator', _root.EVALUATOR, 'evaluation')
+HOOKS = _child('hook', _root.HOOKS, 'training.hooks', 'evaluation.outputs')
+METRICS = _child('metric', _root.METRICS, 'evaluation.coco_metric')

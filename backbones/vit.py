@@ -6,21 +6,26 @@ QuickGELU), SAM.
 
 State-dict names are those of timm and the official checkpoints:
 
-    cls_token (1, 1, D)                    with_cls_token=True
-    reg_token (1, R, D)                    num_registers=R > 0
-    pos_embed (1, 1 + h * w, D)            position='absolute'; row 0 is the class token's and exists without
-    one, too rope_embed.periods (d / 4,)            position='rope'; float32 buffer patch_embed.proj.{weight,
-    bias}        no bias with patch_bias=False norm_pre.{weight, bias}                pre_norm=True
-    blocks.i.norm1, .norm2                 .{weight, bias} blocks.i.attn.qkv.{weight, bias}       fused; no
-    bias with qkv_bias=False or 'qv' blocks.i.attn.q_bias, .v_bias (D,)     qkv_bias='qv': BEiT, DINOv3 (the
-    bias of the keys is zero and stays so) blocks.i.attn.proj.{weight, bias} blocks.i.attn.rel_pos_h,
-    .rel_pos_w    rel_pos='decomposed', (2 n - 1, d) with n = window_size or the grid of img_size
-    blocks.i.attn.relative_position_bias_table   rel_pos='bias_table', ((2 h - 1)(2 w - 1) + 3, K), h w of
-    img_size blocks.i.ls1.gamma, .ls2.gamma (D,)    layer_scale_init_value set blocks.i.mlp.{fc1, fc2} | {w12,
-    w3} | {w1, w2, w3}    mlp='mlp' | 'swiglu' | 'swiglu_split', .{weight, bias} blocks.i.residual.{conv1,
-    norm1, conv2, norm2, conv3, norm3}    i in residual_block_indexes norm.{weight, bias}
-    out_norm='last' or 'all' norm0 .. norm{n - 1}.{weight, bias}    out_norm='each', one per entry of
-    out_indices
+    cls_token (1, 1, D)                         with_cls_token=True
+    reg_token (1, R, D)                         num_registers=R > 0
+    pos_embed (1, 1 + h * w, D)                 position='absolute'; row 0 is the class token's, also without one
+    rope_embed.periods (d / 4,)                 position='rope'; float32 buffer
+    patch_embed.proj.{weight, bias}             no bias with patch_bias=False
+    norm_pre.{weight, bias}                     pre_norm=True
+    blocks.i.norm1, .norm2                      .{weight, bias}
+    blocks.i.attn.qkv.{weight, bias}            fused; no bias with qkv_bias=False or 'qv'
+    blocks.i.attn.q_bias, .v_bias (D,)          qkv_bias='qv': BEiT, DINOv3 (the bias of the keys is zero and stays so)
+    blocks.i.attn.proj.{weight, bias}
+    blocks.i.attn.rel_pos_h, .rel_pos_w         rel_pos='decomposed'; (2 n - 1, d), n: window_size or grid of img_size
+    blocks.i.attn.relative_position_bias_table  rel_pos='bias_table'; ((2 h - 1)(2 w - 1) + 3, K), h w of img_size
+    blocks.i.ls1.gamma, .ls2.gamma (D,)         layer_scale_init_value set
+    blocks.i.mlp.{fc1, fc2}                     mlp='mlp'; .{weight, bias}, as in the next two
+    blocks.i.mlp.{w12, w3}                      mlp='swiglu'
+    blocks.i.mlp.{w1, w2, w3}                   mlp='swiglu_split'
+    blocks.i.residual.{conv1 .. conv3}          i in residual_block_indexes; .weight
+    blocks.i.residual.{norm1 .. norm3}          i in residual_block_indexes; .{weight, bias}
+    norm.{weight, bias}                         out_norm='last' or 'all'
+    norm0 .. norm{n - 1}.{weight, bias}         out_norm='each'; one per entry of out_indices
 
 Shapes: N images, C channels, H W rows and columns, L = h * w patch tokens, P prefix tokens (class token, then
 registers), D width, K heads, d = D / K.
@@ -107,11 +112,9 @@ class VisionTransformer(BaseModule):
             made for. It is resized to the grid of each image, so it belongs to the checkpoint and not to the
             training images.
         img_size: image size that the tables of relative positions are made for: that of training. Other sizes
-            are resized, linearly (ViTDet) or by BEiT's geometric spline. Needed with `rel_pos`, except in
-            windows.
+            are resized, linearly (ViTDet) or by BEiT's geometric spline. Needed with `rel_pos`, except in windows.
         position: 'absolute' (learned table), 'rope' (rotary, DINOv3) or 'none'.
-        pos_interpolation: key of `positions.INTERPOLATIONS`, how the source of the weights resizes the
-            absolute table.
+        pos_interpolation: key of `positions.INTERPOLATIONS`, how the source of the weights resizes the absolute table.
         rel_pos: 'none', 'decomposed' (ViTDet, SAM) or 'bias_table' (BEiT).
         with_cls_token: whether a class token attends along. It is not part of the outputs.
         num_registers: register tokens that attend along (4 in DINOv2 "reg" and DINOv3).
@@ -188,9 +191,7 @@ class VisionTransformer(BaseModule):
             'patch_size', patch_size, 'give the side of a patch in pixels, 16 in most weights'
         )
         self.in_channels = checked_int('in_channels', in_channels, 'give the channels of an image, 3 for RGB')
-        self.out_indices = checked_out_indices(
-            (self.depth - 1,) if out_indices is None else out_indices, self.depth
-        )
+        self.out_indices = checked_out_indices((self.depth - 1,) if out_indices is None else out_indices, self.depth)
         self.out_channels = (self.embed_dim,) * len(self.out_indices)
         self.out_strides = (self.patch_size,) * len(self.out_indices)
         self.position = position
@@ -200,9 +201,7 @@ class VisionTransformer(BaseModule):
         self.num_prefix = int(with_cls_token) + checked_count('num_registers', num_registers, '4 in DINOv3')
         self.window_size = checked_count('window_size', window_size, '14 tokens in ViTDet')
         self.global_attn_indexes = checked_blocks('global_attn_indexes', global_attn_indexes, self.depth)
-        self.residual_block_indexes = checked_blocks(
-            'residual_block_indexes', residual_block_indexes, self.depth
-        )
+        self.residual_block_indexes = checked_blocks('residual_block_indexes', residual_block_indexes, self.depth)
         self.out_norm = out_norm
         self.with_cp = with_cp
         check_combinations(self, mlp, act, img_size)
@@ -270,8 +269,8 @@ class VisionTransformer(BaseModule):
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f'VisionTransformer got an input of shape {tuple(x.shape)} but was built for (N, '
-                f'{self.in_channels}, H, W); give images with {self.in_channels} channels or build it with '
+                f'VisionTransformer got an input of shape {tuple(x.shape)} but was built for '
+                f'(N, {self.in_channels}, H, W); give images with {self.in_channels} channels or build it with '
                 'in_channels=...'
             )
         x = self.patch_embed(x)  # (N, D, h, w)
@@ -324,8 +323,8 @@ class VisionTransformer(BaseModule):
         if not is_int(frozen_stages) or not -1 <= frozen_stages <= built:
             raise ValueError(
                 f'frozen_stages={frozen_stages!r} is not possible; give -1 (nothing), 0 (patches, tokens, '
-                f'positions) or 1 to {built} (these and that many blocks; out_indices={self.out_indices} '
-                f'builds {built})'
+                f'positions) or 1 to {built} (these and that many blocks; '
+                f'out_indices={self.out_indices} builds {built})'
             )
         self.frozen_stages = frozen_stages
         for module in self._frozen_modules():

@@ -36,8 +36,7 @@ MLPS = ('mlp', 'swiglu', 'swiglu_split')
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into patches and project each; the bottom and the right are padded with zeros to whole
-    patches."""
+    """Cut images into patches and project each; the bottom and the right are padded with zeros to whole patches."""
 
     def __init__(self, patch_size: int, in_channels: int, dim: int, bias: bool) -> None:
         super().__init__()
@@ -53,8 +52,7 @@ class PatchEmbed(nn.Module):
 
 
 class RopeEmbed(nn.Module):
-    """Hold the periods of the rotary positions; files of DINOv3 store them rounded to bfloat16, and that
-    matters."""
+    """Hold the periods of the rotary positions; files of DINOv3 store them rounded to bfloat16, and that matters."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -66,8 +64,7 @@ class RopeEmbed(nn.Module):
 
 
 class ResidualConv(nn.Module):
-    """Bottleneck of 1x1, 3x3, 1x1 convolutions that passes information between windows (ViTDet, section
-    3)."""
+    """Bottleneck of 1x1, 3x3, 1x1 convolutions that passes information between windows (ViTDet, section 3)."""
 
     def __init__(self, dim: int, norm_eps: float) -> None:
         super().__init__()
@@ -90,8 +87,7 @@ class ResidualConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before and added to the stream, and perhaps a convolutional
-    bottleneck."""
+    """Attention and MLP, each normalised before and added to the stream, and perhaps a convolutional bottleneck."""
 
     def __init__(
         self,
@@ -115,9 +111,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.residual = ResidualConv(dim, norm_eps) if residual else None
 
-    def forward(
-        self, x: Tensor, grid: tuple[int, int], rope: Tensor | None, bias_index: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, grid: tuple[int, int], rope: Tensor | None, bias_index: Tensor | None) -> Tensor:
         """Map tokens (N, P + L, D) to the same shape."""
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), grid, rope, bias_index)))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
@@ -132,8 +126,7 @@ def make_mlp(kind: str, dim: int, hidden_dim: int, act: str) -> nn.Module:
 
 
 def init_layer(module: nn.Module) -> None:
-    """Start linear and patch layers from a truncated normal of std 0.02 and zero bias, as ViTDet, MAE and
-    BEiT do."""
+    """Start linear and patch layers from a truncated normal of std 0.02 and zero bias, as ViTDet, MAE and BEiT do."""
     if isinstance(module, nn.Linear | PatchEmbed):
         layer = module.proj if isinstance(module, PatchEmbed) else module
         nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -187,15 +180,12 @@ def checked_blocks(name: str, indexes: Sequence[int], depth: int) -> tuple[int, 
     """
     is_list = isinstance(indexes, Sequence) and all(is_int(i) and 0 <= i < depth for i in indexes)
     if not is_list or len(set(indexes)) != len(indexes):
-        raise ValueError(
-            f'{name}={indexes!r} is not possible; give different numbers of blocks, 0 to {depth - 1}'
-        )
+        raise ValueError(f'{name}={indexes!r} is not possible; give different numbers of blocks, 0 to {depth - 1}')
     return tuple(sorted(indexes))
 
 
 def grid_of(name: str, size: int | Sequence[int], patch_size: int, padded: bool = False) -> tuple[int, int]:
-    """Count the patches of an image size, rounded down as published tables are, or up (`padded`) as images
-    are padded.
+    """Count the patches of an image size, rounded down as published tables are, or up (`padded`) as images are padded.
 
     Raises:
         ValueError: if `size` is not one or two whole numbers of at least a patch.
@@ -224,11 +214,7 @@ def read_arch(
     )
     sizes = archs.get(arch) if isinstance(arch, str) else arch
     required, optional = {'embed_dim', 'depth', 'num_heads'}, {'mlp_ratio', 'mlp_hidden'}
-    if (
-        not isinstance(sizes, Mapping)
-        or not required <= set(sizes) <= required | optional
-        or optional <= set(sizes)
-    ):
+    if not isinstance(sizes, Mapping) or not required <= set(sizes) <= required | optional or optional <= set(sizes):
         raise ValueError(f'arch={arch!r} is unknown; {remedy}')
     embed_dim, depth, num_heads = (
         checked_int(f'arch[{key!r}]', sizes[key], remedy) for key in ('embed_dim', 'depth', 'num_heads')
@@ -236,8 +222,7 @@ def read_arch(
     if embed_dim % num_heads:
         fitting = [k for k in range(1, embed_dim + 1) if embed_dim % k == 0]
         raise ValueError(
-            f'num_heads={num_heads} does not divide embed_dim={embed_dim} in arch={arch!r}; choose one of '
-            f'{fitting}'
+            f'num_heads={num_heads} does not divide embed_dim={embed_dim} in arch={arch!r}; choose one of {fitting}'
         )
     if 'mlp_hidden' in sizes:
         return embed_dim, depth, num_heads, checked_int("arch['mlp_hidden']", sizes['mlp_hidden'], remedy)
@@ -245,16 +230,14 @@ def read_arch(
     if not isinstance(ratio, int | float) or ratio <= 0:
         raise ValueError(f"arch['mlp_ratio']={ratio!r} is not a positive number; {remedy}")
     hidden = int(embed_dim * ratio)
-    if (
-        mlp != 'mlp'
-    ):  # the third matrix is paid for by narrower layers, rounded up to 8: DINOv2 and DINOv3 alike
+    if mlp != 'mlp':
+        # the third matrix is paid for by narrower layers, rounded up to 8: DINOv2 and DINOv3 alike
         hidden = -(-int(hidden * 2 / 3) // 8) * 8
     return embed_dim, depth, num_heads, hidden
 
 
 def check_combinations(vit: nn.Module, mlp: str, act: str, img_size: object) -> None:
-    """Refuse arguments of a `VisionTransformer` that are fine one by one and not together, or would have no
-    effect.
+    """Refuse arguments of a `VisionTransformer` that are fine one by one and not together, or would have no effect.
 
     Raises:
         ValueError: for the first such pair, with the remedy.
@@ -273,8 +256,7 @@ def check_combinations(vit: nn.Module, mlp: str, act: str, img_size: object) -> 
         ),
         (
             vit.residual_block_indexes and vit.num_prefix,
-            f'residual_block_indexes convolves a map, which {vit.num_prefix} prefix token(s) are not; '
-            f'{no_prefix}',
+            f'residual_block_indexes convolves a map, which {vit.num_prefix} prefix token(s) are not; {no_prefix}',
         ),
         (
             vit.rel_pos == 'bias_table' and (windowed or not vit.with_cls_token or vit.num_prefix != 1),
@@ -289,8 +271,8 @@ def check_combinations(vit: nn.Module, mlp: str, act: str, img_size: object) -> 
         (
             vit.rel_pos == 'none' and img_size is not None,
             f"img_size={img_size!r} has no effect without relative positions; set rel_pos='decomposed' "
-            '(ViTDet) or leave it out: images may have any size (pretrain_img_size is that of the absolute '
-            'table)',
+            '(ViTDet) or leave it out: images may have any size (pretrain_img_size is that of the '
+            'absolute table)',
         ),
         (
             vit.global_attn_indexes and not windowed,

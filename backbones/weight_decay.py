@@ -12,8 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 # What detectron2 counts as a norm, as far as torch has it:
 # https://github.com/facebookresearch/detectron2/blob/02b5c4e/detectron2/solver/build.py
 TORCH_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
-# Channels-first norms may inherit from nn.LayerNorm, but detectron2's own does not and is therefore decayed
-# there.
+# Channels-first norms may inherit from nn.LayerNorm, but detectron2's own does not and is therefore decayed there.
 CHANNELS_FIRST_NORMS = {'LayerNorm2d', 'LN2d'}
 TABLES_AND_TOKENS = re.compile(r'(^|_)(tokens?|pos|position)(_|$)|embeddings?$')
 
@@ -47,8 +46,7 @@ def _torch_norm_or_position(param: Param) -> bool:
 def _all_but_matrices(param: Param) -> bool:
     if param.value.ndim <= 1 or param.leaf == 'bias' or isinstance(param.owner, (*TORCH_NORMS, nn.Embedding)):
         return True
-    # GRN is (1, 1, 1, C) and a layer scale may be (C, 1, 1); a `weight` of that shape is a layer with one
-    # output.
+    # GRN is (1, 1, 1, C) and a layer scale may be (C, 1, 1); a `weight` of that shape is a layer with one output.
     one_axis = sum(size > 1 for size in param.value.shape) <= 1
     return (one_axis and param.leaf != 'weight') or TABLES_AND_TOKENS.search(param.leaf) is not None
 
@@ -62,15 +60,11 @@ class WeightDecayRule(NamedTuple):
 
 WEIGHT_DECAY_RULES = {
     # https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/mmcv_custom/layer_decay_optimizer_constructor.py
-    'convnext': WeightDecayRule(
-        _vector_or_bias, 'ConvNeXt: one-dimensional parameters and biases are not decayed'
-    ),
+    'convnext': WeightDecayRule(_vector_or_bias, 'ConvNeXt: one-dimensional parameters and biases are not decayed'),
     # The same lines of code; they spare `cls_token` by a name that never occurs, so it is decayed, as is the
     # 2-D relative position table.
     # https://github.com/microsoft/unilm/blob/768a3c8/beit/semantic_segmentation/mmcv_custom/layer_decay_optimizer_constructor.py
-    'beit': WeightDecayRule(
-        _vector_or_bias, 'BEiT: as ConvNeXt; class token and relative positions are decayed'
-    ),
+    'beit': WeightDecayRule(_vector_or_bias, 'BEiT: as ConvNeXt; class token and relative positions are decayed'),
     # https://github.com/facebookresearch/mae/blob/efb2a80/util/lr_decay.py
     'mae': WeightDecayRule(
         _vector_or_position_or_class_token,

@@ -131,3 +131,22 @@ def test_a_misspelt_option_is_refused_with_the_nearest_key() -> None:
 def test_a_missing_config_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match=r"did you mean 'mask-rcnn_convnext_demo.py'"):
         load_config(ROOT / 'configs/small/mask-rcnn_convnet_demo.py')
+
+
+def test_an_option_for_a_variable_of_the_file_is_refused_because_it_has_no_effect() -> None:
+    with pytest.raises(ValueError, match=r"'iterations' is a variable that is used only while the config is read"):
+        load_config(ROOT / 'configs/small/upernet_vit_demo.py', {'iterations': 3})
+
+
+def test_a_misspelt_part_of_an_option_is_refused_and_a_new_dict_is_not() -> None:
+    with pytest.raises(ValueError, match=r"model has no 'tets_cfg'; did you mean 'test_cfg'"):
+        load_config(ROOT / 'configs/small/mask-rcnn_convnext_demo.py', {'model.tets_cfg.rcnn.score_thr': 1})
+    cfg = load_config(
+        ROOT / 'configs/small/mask-rcnn_convnext_demo.py', {'train_dataloader.dataset.metainfo.classes': ['disc']})
+    assert cfg.train_dataloader.dataset.metainfo.classes == ['disc']
+
+
+def test_views_of_test_time_augmentation_tell_whether_they_are_flipped() -> None:
+    for path in LEAVES:
+        pack = Config.fromfile(path).test_dataloader.dataset.pipeline[-1]
+        assert 'flip' in pack.get('meta_keys', ('flip',)), path

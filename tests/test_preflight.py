@@ -65,3 +65,20 @@ def test_the_check_leaves_mode_and_weights_as_they_were() -> None:
     check_model(model)
     assert model.training and model.backbone.training
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_backbone_for_four_channels_is_probed_with_four() -> None:
+    check_model(build(DETECTOR, model__backbone__in_channels=4))
+
+
+def test_patches_of_14_pixels_give_strides_from_3_and_a_half() -> None:
+    cfg = Config.fromfile(ROOT / 'configs/small/mask-rcnn_vit_coco8.py')
+    cfg.model.backbone.update(patch_size=14, img_size=448, pretrain_img_size=448)
+    cfg.model.neck.in_stride = 14
+    init_default_scope(cfg.default_scope)
+    with pytest.raises(ValueError, match=r'SimpleFPN gives \[3\.5, 7, 14, 28, 56\]'):
+        check_model(MODELS.build(cfg.model))
+    cfg.model.rpn_head.anchor_generator.strides = [3.5, 7, 14, 28, 56]
+    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
+        cfg.model.roi_head[name].featmap_strides = [3.5, 7, 14, 28]
+    check_model(MODELS.build(cfg.model))

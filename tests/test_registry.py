@@ -70,9 +70,7 @@ def test_a_broken_mmengine_is_not_reported_as_a_missing_one(run_python):
         ('DATASETS', 'DATASETS'),
         ('TRANSFORMS', 'TRANSFORMS'),
         ('HOOKS', 'HOOKS'),
-        ('LOOPS', 'LOOPS'),
         ('METRICS', 'METRICS'),
-        ('EVALUATORS', 'EVALUATOR'),
     ],
 )
 def test_each_registry_is_a_child_of_the_root_of_its_kind(name, root):

@@ -25,7 +25,7 @@ def run_tool(*arguments: str | Path, processes: int = 0) -> subprocess.Completed
     launch = [sys.executable]
     if processes:
         launch += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes)]
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
     return subprocess.run(
         [*launch, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
@@ -184,12 +184,13 @@ def test_two_processes_train_over_gloo_and_score_every_image_once(data: Path, tm
     ids=lambda value: value[0].split('=')[0] if isinstance(value, list) else '',
 )
 def test_a_mistake_in_the_config_ends_with_one_sentence(
-    change: list[str], sentence: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    change: list[str], sentence: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mmengine.config import DictAction
 
     from backbones.training.launch import run_training
 
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     changes = dict(item.split('=', 1) for item in options(DETECTOR, data, *change)[1:])
     changes = {key: DictAction._parse_iterable(value) for key, value in changes.items()}
     with pytest.raises(ValueError, match=r'(?s)' + sentence.replace('(', r'\(')):

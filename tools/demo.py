@@ -20,7 +20,8 @@ def main() -> None:
     print(f'\n{format_summary(summary)}\n')
     print(f'training, testing and drawing took {summary["seconds"]["train_and_test"]:.0f} s')
     print('pictures:  work_dirs/demo/demo.png')
-    print('           work_dirs/demo/{detection,segmentation}/predictions/overlays/')
+    print('           work_dirs/demo/detection/predictions/overlays/')
+    print('           work_dirs/demo/segmentation/predictions/overlays/')
     print('numbers:   work_dirs/demo/summary.json')
 
 

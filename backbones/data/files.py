@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmengine.fileio import LocalBackend, get_file_backend
+import mmcv
+import numpy as np
+from mmengine.fileio import LocalBackend, get, get_file_backend
 
 
 def is_local(path: str, backend_args: Mapping[str, Any] | None) -> bool:
@@ -54,3 +56,14 @@ def some(items: Iterable, count: int = 3) -> str:
     """Return the first `count` of `items` as words, with dots where there are more."""
     items = list(items)
     return ', '.join(map(str, items[:count])) + (', ...' if len(items) > count else '')
+
+
+def read_image(path: str | os.PathLike, backend_args: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Read a picture as RGB (H, W, 3) uint8, turned as its EXIF note says (as mmcv's loader does)."""
+    content = get(path, backend_args)
+    image = mmcv.imfrombytes(content, flag='color') if content else None  # 'rgb' would fail inside OpenCV on None
+    if image is None:
+        raise ValueError(
+            f'{path} cannot be read as a picture; it may be cut off or another kind of file: replace it'
+        )
+    return np.ascontiguousarray(image[..., ::-1])  # BGR to RGB

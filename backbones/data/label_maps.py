@@ -27,17 +27,6 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 
-def read_image(path: str | os.PathLike, backend_args: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Read a picture as RGB (H, W, 3) uint8, turned as its EXIF note says (as mmcv's loader does)."""
-    content = fileio.get(path, backend_args)
-    image = mmcv.imfrombytes(content, flag='color') if content else None  # 'rgb' would fail inside OpenCV on None
-    if image is None:
-        raise ValueError(
-            f'{path} cannot be read as a picture; it may be cut off or another kind of file: replace it'
-        )
-    return np.ascontiguousarray(image[..., ::-1])  # BGR to RGB
-
-
 @DATASETS.register_module()
 class LabelMapDataset(BaseSegDataset):
     """Pictures and label maps in two folders, paired by name.

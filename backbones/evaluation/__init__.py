@@ -1,7 +1,1 @@
-"""Metrics, test-time augmentation, prediction. Importing this package registers them in scope `backbones`."""
-
-from backbones.evaluation.coco_metric import CocoMetric
-from backbones.evaluation.instance_tta import InstanceTTAModel
-from backbones.evaluation.outputs import PredictionFileHook
-
-__all__ = ['CocoMetric', 'InstanceTTAModel', 'PredictionFileHook']
+"""Metrics, test-time augmentation, prediction. registry.py names the modules that register something."""

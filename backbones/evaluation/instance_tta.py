@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from mmcv.ops import batched_nms
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_flip
 from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from backbones.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample
 
 
 def _unflip_masks(masks: Tensor, direction: str) -> Tensor:
@@ -38,10 +40,17 @@ class InstanceTTAModel(BaseTTAModel):
         return [self._merge(views) for views in data_samples_list]
 
     def _merge(self, views: list[DetDataSample]) -> DetDataSample:
+        from mmcv.ops import batched_nms
+        from mmdet.structures.bbox import bbox_flip
+
         boxes, scores, labels, masks = [], [], [], []
         for view in views:
             found, meta = view.pred_instances, view.metainfo
-            flipped = meta.get('flip_direction') if meta.get('flip') else None
+            if 'flip' not in meta:
+                raise ValueError(
+                    "a view does not tell whether it is flipped: leave meta_keys of PackDetInputs out, or add 'flip' "
+                    "and 'flip_direction'")
+            flipped = meta['flip_direction'] if meta['flip'] else None
             boxes.append(bbox_flip(found.bboxes, meta['ori_shape'], flipped) if flipped else found.bboxes)
             scores.append(found.scores)
             labels.append(found.labels)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, is_main_process
@@ -15,9 +17,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from backbones.data.label_maps import read_image
+from backbones.data.files import read_image
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
 
@@ -38,13 +39,15 @@ def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id:
         RLE as text) where the model predicts masks.
     """
     found = sample.pred_instances.cpu()
-    boxes = found.bboxes.double().numpy()
-    boxes[:, 2:] -= boxes[:, :2]
+    corners = found.bboxes.double().numpy()
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)  # (N, 4) x y width height
     entries = [
         dict(image_id=image_id, category_id=category_ids[label], bbox=[round(v, 3) for v in box], score=round(score, 5))
         for box, label, score in zip(boxes.tolist(), found.labels.tolist(), found.scores.double().tolist(), strict=True)
     ]
     if 'masks' in found:
+        from pycocotools import mask as coco_mask
+
         for entry, mask in zip(entries, found.masks.numpy(), strict=True):
             rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
@@ -110,7 +113,7 @@ class PredictionFileHook(Hook):
         self.out_file = Path(out_file) if out_file else None
         self.show_dir = Path(show_dir) if show_dir else None
         self.score_threshold = score_threshold
-        self._written: list = []
+        self._written: dict[str, Any] = {}  # by image: a distributed sampler repeats some
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                         outputs: Sequence[BaseDataElement] | None = None) -> None:
@@ -121,27 +124,26 @@ class PredictionFileHook(Hook):
                 save_overlay(runner.visualizer, sample, self.show_dir / f'{Path(sample.img_path).stem}.png',
                              self.score_threshold, draw_gt=True)
             if self.out_file and 'pred_instances' in sample:
-                self._written += coco_results(sample, dataset.cat_ids, sample.img_id)
+                self._written[sample.img_path] = coco_results(sample, dataset.cat_ids, sample.img_id)
             elif self.out_file:
-                png = label_png(sample, dataset.reduce_zero_label)
-                self._written.append((f'{Path(sample.img_path).stem}.png', png))
+                self._written[sample.img_path] = label_png(sample, dataset.reduce_zero_label)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Gather the processes' results and write `out_file`."""
         if not self.out_file:
             return
         parts = all_gather_object(self._written)
-        self._written = []
+        self._written = {}
         if not is_main_process():
             return
-        entries = [entry for part in parts for entry in part]
+        by_image = {image: result for part in parts for image, result in part.items()}
         if self.out_file.suffix == '.json':
-            write_json(self.out_file, entries)
+            write_json(self.out_file, [entry for image in sorted(by_image) for entry in by_image[image]])
         else:
-            buffer = io.BytesIO()
+            buffer, root = io.BytesIO(), os.path.commonpath([os.path.dirname(image) for image in by_image])
             with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
-                for name, png in sorted(dict(entries).items()):
-                    archive.writestr(name, png)
+                for image in sorted(by_image):
+                    archive.writestr(str(Path(image).relative_to(root).with_suffix('.png')), by_image[image])
             write_bytes(self.out_file, buffer.getvalue())
         runner.logger.info(f'predictions written to {self.out_file}')
 

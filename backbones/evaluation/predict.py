@@ -14,8 +14,8 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
-from backbones.config import fit_to_machine, load_config
-from backbones.data.label_maps import read_image
+from backbones.config import fit_to_machine, is_segmenter, load_config
+from backbones.data.files import read_image
 from backbones.data.palette import make_palette
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
@@ -54,13 +54,13 @@ def predict(
     """
     files = find_images(images)
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f'--out {out} is not empty; choose a new folder')
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise ValueError(f'--out {out} exists and is not an empty folder; choose a new one')
     cfg = load_config(config, options)
     fit_to_machine(cfg, training=False)
     model, classes = build_model(cfg, checkpoint)
     pipeline = Compose(pipeline_without_labels(cfg.test_dataloader.dataset.pipeline))
-    writer = (_DetectionWriter if 'decode_head' not in cfg.model else _SegmentationWriter)(cfg, out, classes)
+    writer = (_SegmentationWriter if is_segmenter(cfg) else _DetectionWriter)(cfg, out, classes)
     failed = 0
     for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
         try:

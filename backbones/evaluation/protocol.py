@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from backbones.config import is_segmenter
+
 
 def _steps(pipeline: list[dict], kind: str) -> list[dict]:
     """All steps of type `kind` (any scope) in `pipeline`, also inside test-time augmentation."""
@@ -19,20 +21,21 @@ def _steps(pipeline: list[dict], kind: str) -> list[dict]:
     return found
 
 
-def evaluation_protocol(cfg: Config, tta: bool = False) -> dict[str, Any]:
+def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> dict[str, Any]:
     """Describe how `cfg` evaluates.
 
     Args:
         cfg: a composed config of a detector or a segmenter.
+        split: 'val' or 'test': whose data loader and evaluator count.
         tta: the run used `tta_pipeline` (`tools/test.py --tta`).
 
     Returns:
         `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; and for a segmenter
         `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`; for a detector
-        `score_threshold`, `nms_iou`, `max_per_image`.
+        `score_threshold`, `nms`, `max_per_image`.
     """
-    # With --tta the test loader's pipeline has been replaced by cfg.tta_pipeline before this is called.
-    pipeline = cfg.test_dataloader.dataset.pipeline
+    dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator')
+    pipeline = dataset.pipeline
     resizes = _steps(pipeline, 'Resize')
     flips = _steps(pipeline, 'RandomFlip')
     protocol: dict[str, Any] = dict(
@@ -42,16 +45,17 @@ def evaluation_protocol(cfg: Config, tta: bool = False) -> dict[str, Any]:
         tta=tta,
     )
     model = cfg.model.get('module', cfg.model)
-    if 'decode_head' in model:
+    if is_segmenter(cfg):
         test_cfg = model.get('test_cfg', {})
         protocol['mode'] = test_cfg.get('mode', 'whole')
         if protocol['mode'] == 'slide':
             protocol.update(crop_size=test_cfg['crop_size'], stride=test_cfg['stride'])
-        labels = _steps(pipeline, 'LoadLabelMap') + _steps(pipeline, 'LoadAnnotations')
+        loads = _steps(pipeline, 'LoadLabelMap') + _steps(pipeline, 'LoadAnnotations')
+        stated = [step['reduce_zero_label'] for step in loads if step.get('reduce_zero_label') is not None]
+        of_dataset = dataset.get('reduce_zero_label', str(dataset.type).endswith(('LabelMapDataset', 'ADE20KDataset')))
         protocol.update(
-            ignore_label=cfg.test_evaluator.get('ignore_index', 255)
-            if isinstance(cfg.test_evaluator, dict) else 255,
-            label_0_ignored=any(bool(step.get('reduce_zero_label')) for step in labels),
+            ignore_label=evaluator.get('ignore_index', 255) if isinstance(evaluator, dict) else 255,
+            label_0_ignored=bool(stated[0] if stated else of_dataset),
         )
     elif 'test_cfg' in model and 'rcnn' in model.test_cfg:
         rcnn = model.test_cfg.rcnn

@@ -8,9 +8,10 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 
-from backbones.config import fit_to_machine, load_config
-from backbones.preflight import check_classes
-from backbones.training.launch import build_runner
+from backbones.config import fit_to_machine, is_segmenter, load_config
+from backbones.data.classes import check_same_classes
+from backbones.preflight import check_classes, check_evaluator
+from backbones.runner import build_runner
 from backbones.weights.whole_model import load_model_checkpoint
 
 
@@ -46,10 +47,12 @@ def run_test(
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     fit_to_machine(cfg, training=False)
-    is_detector = 'decode_head' not in cfg.model
-    wanted = '.json' if is_detector else '.zip'
+    wanted = '.zip' if is_segmenter(cfg) else '.json'
     if out and Path(out).suffix != wanted:
-        raise ValueError(f'--out {out}: a {"detector" if is_detector else "segmenter"} writes a {wanted} file')
+        raise ValueError(f'--out {out}: a {"segmenter" if is_segmenter(cfg) else "detector"} writes a {wanted} file')
+    for option, place in (('--out', out), ('--show-dir', show_dir)):
+        if place and (Path(place).is_file() or (Path(place).is_dir() and any(Path(place).iterdir()))):
+            raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
     if tta:
         use_tta(cfg)
     if out or show_dir:
@@ -58,8 +61,12 @@ def run_test(
     runner = build_runner(cfg, splits=('test',))
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if tta else model
-    check_classes(model, tuple(runner.test_loop.dataloader.dataset.metainfo['classes']), 'the test data set')
-    load_model_checkpoint(model, checkpoint)
+    classes = tuple(runner.test_loop.dataloader.dataset.metainfo['classes'])
+    check_classes(model, classes, 'the test data set')
+    check_evaluator(runner.test_loop)
+    trained_on = (load_model_checkpoint(model, checkpoint).get('dataset_meta') or {}).get('classes')
+    if trained_on:
+        check_same_classes(**{f'checkpoint {checkpoint}': trained_on, 'the test data set': classes})
     runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
     return runner.test()
 
@@ -73,7 +80,7 @@ def use_tta(cfg: Config) -> None:
     missing = [key for key in ('tta_model', 'tta_scales') if key not in cfg]
     if missing:
         raise ValueError(f'--tta: {cfg.filename} has no {" and no ".join(missing)}; see configs/_base_/runtime_*.py')
-    if 'decode_head' in cfg.model:
+    if is_segmenter(cfg):
         cfg.model.test_cfg = dict(mode='whole')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset

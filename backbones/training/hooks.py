@@ -14,6 +14,7 @@ from mmengine.runner import BaseLoop, Runner
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.files import write_json
 from backbones.registry import HOOKS
+from backbones.weights.whole_model import load_model_checkpoint
 
 
 @HOOKS.register_module()
@@ -48,7 +49,7 @@ class MetricsFileHook(Hook):
             Path(runner.work_dir) / 'metrics.json',
             dict(
                 metrics=_short_names(metrics or {}),
-                protocol=evaluation_protocol(runner.cfg, tta=isinstance(model, BaseTTAModel)),
+                protocol=evaluation_protocol(runner.cfg, split, isinstance(model, BaseTTAModel)),
                 split=split,
                 iteration=runner.iter if trains else None,
                 epoch=runner.epoch if trains else None,
@@ -77,3 +78,20 @@ class ChannelsLastHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Convert the weights once, before they are loaded or trained."""
         runner.model.to(memory_format=torch.channels_last)
+
+
+@HOOKS.register_module()
+class FineTuneHook(Hook):
+    """Start from the checkpoint of a whole detector or segmenter whose number of classes may differ.
+
+    Args:
+        checkpoint: path. Everything but the class layers must fit; what starts anew is logged.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def before_train(self, runner: Runner) -> None:
+        """Load after the model's own initialisation."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        load_model_checkpoint(model, self.checkpoint, new_classes=True)

@@ -7,11 +7,14 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 
 from backbones.config import fit_to_machine, load_config
-from backbones.preflight import check_classes, check_model
-from backbones.weights.load import check_model_checkpoint
+from backbones.data.classes import check_same_classes
+from backbones.preflight import check_classes, check_evaluator, check_model
+from backbones.runner import build_runner
+from backbones.training.hooks import FineTuneHook
+from backbones.weights.load import check_model_checkpoint, local_file
 from backbones.weights.read import read_state
 
 
@@ -41,34 +44,25 @@ def run_training(
     _set_resume(cfg, resume)
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for split, loop in (('train', runner.train_loop), ('val', runner.val_loop)):
-        if loop is not None:
-            check_classes(model, tuple(loop.dataloader.dataset.metainfo['classes']), f'the {split} data set')
+    loops = {split: getattr(runner, f'{split}_loop') for split in ('train', 'val')}
+    classes = {
+        f'the {split} data set': loop.dataloader.dataset.metainfo['classes'] for split, loop in loops.items() if loop
+    }
+    for where, names in classes.items():
+        check_classes(model, tuple(names), where)
+    check_same_classes(**classes)
+    if loops['val']:
+        check_evaluator(loops['val'])
     check_model(model)
     if runner._load_from is not None:
-        check_model_checkpoint(model, read_state(runner._load_from), runner._load_from)
+        file = local_file(runner._load_from)
+        if cfg.resume:
+            check_model_checkpoint(model, read_state(file), file)
+        else:  # fine-tuning: our own reader, after the weights are initialised
+            runner._load_from = None
+            runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
     runner.train()
     return Path(cfg.work_dir)
-
-
-def build_runner(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> Runner:
-    """Build the Runner, the model and the data sets of `splits`; a mistake in the config becomes one ValueError."""
-    try:
-        runner = Runner.from_cfg(cfg)
-        for split in splits:
-            getattr(runner, f'{split}_loop')  # a property that builds the loop with its data set
-    except (KeyError, TypeError, AssertionError, FileNotFoundError) as error:
-        text = str(error.args[0] if isinstance(error, KeyError) else error) or f'an assertion failed ({_place(error)})'
-        raise ValueError(f'config {cfg.filename} cannot be built: {text}') from error
-    return runner
-
-
-def _place(error: BaseException) -> str:
-    """File and line where `error` was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f'{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}' if trace else 'unknown place'
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:
@@ -94,4 +88,9 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     else:
         if not Path(resume).is_file():
             raise ValueError(f'--resume {resume}: no such file')
+        if found and Path(resume).resolve().parent != folder.resolve():
+            raise ValueError(
+                f'--resume {resume}: {folder} already holds another run ({found[-1].name}), which would be '
+                'overwritten; choose a new --work-dir'
+            )
         cfg.resume, cfg.load_from = True, resume

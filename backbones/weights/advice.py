@@ -83,9 +83,7 @@ def _leftover_hints(coverage: Coverage, native: State) -> list[str]:
     if any('.grn.' in name for name in coverage.missing):
         hints.append('the file is ConvNeXt V1: build the backbone with use_grn=False')
     if any(re.search(r'\.(gamma|ls\d\.gamma)$', name) for name in coverage.missing):
-        hints.append(
-            'the file has no layer scale: build the backbone without (layer_scale_init_value=0 or None)'
-        )
+        hints.append('the file has no layer scale: build the backbone without (layer_scale_init_value=0 or None)')
     return list(dict.fromkeys(hints))
 
 
@@ -93,21 +91,14 @@ def refusal(coverage: Coverage, native: State, hint: str) -> str:
     """Write what does not fit, why, and what to do."""
     findings = []
     if coverage.missing:
-        findings.append(
-            f'{len(coverage.missing)} parameters are missing in the file: {first_names(coverage.missing)}'
-        )
+        findings.append(f'{len(coverage.missing)} parameters are missing in the file: {first_names(coverage.missing)}')
     if coverage.mismatched:
         shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in coverage.mismatched.items()]
         findings.append(f'{len(coverage.mismatched)} have another shape: {first_names(shapes)}')
     if coverage.unexpected:
-        findings.append(
-            f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}'
-        )
-    remedies = (
-        [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
-    )
+        findings.append(f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}')
+    remedies = [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
     return (
         f'checkpoint {coverage.source} (layout {coverage.layout!r}) does not fit {coverage.backbone}: '
-        f'{"; ".join(findings)}. To do: {"; ".join(remedies)}; or set strict=False in init_cfg to load what '
-        'fits'
+        f'{"; ".join(findings)}. To do: {"; ".join(remedies)}; or set strict=False in init_cfg to load what fits'
     )

@@ -59,9 +59,7 @@ def _fit(state: State, module: nn.Module) -> tuple[State, list[str]]:
     return fitted, left_out
 
 
-def _layout(
-    name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), table: tuple[Rule, ...] = ()
-) -> Layout:
+def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), table: tuple[Rule, ...] = ()) -> Layout:
     return Layout(name, 'ConvNeXt', has, lacks, CLASSIFIER + table, finish=_fit, describe=describe)
 
 

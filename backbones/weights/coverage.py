@@ -89,19 +89,14 @@ class Coverage:
             rows.append((part, f'{len(inside)}/{len(names)}', f'{values:,}/{total:,}'))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [f'{self.backbone} <- {self.layout} ({self.source})']
-        lines += [
-            f'{part:<{widths[0]}}  {count:>{widths[1]}}  {values:>{widths[2]}}'
-            for part, count, values in rows
-        ]
+        lines += [f'{part:<{widths[0]}}  {count:>{widths[1]}}  {values:>{widths[2]}}' for part, count, values in rows]
         lines.append(f'renamed or converted: {self.renamed}')
         for title in ('resized', 'mismatched'):
             lines += [f'{title}: {name} {old} -> {new}' for name, (old, new) in getattr(self, title).items()]
         for title in ('fresh', 'missing', 'unexpected', 'dropped', 'outside'):
             names = getattr(self, title)
             if names:
-                lines.append(
-                    f'{title} ({len(names)}): {", ".join(parts_of(names) if title == "outside" else names)}'
-                )
+                lines.append(f'{title} ({len(names)}): {", ".join(parts_of(names) if title == "outside" else names)}')
         return '\n'.join(lines)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# (regular expression for the whole name, replacement); None drops the tensor on purpose, and the report says
-# so.
+# (regular expression for the whole name, replacement); None drops the tensor on purpose, and the report says so.
 Rule = tuple[str, 'str | None']
 State = dict[str, Tensor]
 
@@ -54,8 +53,7 @@ class Layout:
         lacks: fnmatch patterns; none may fit any name of the file.
         table: the first rule whose expression fits a whole name decides; a name without a rule stays.
         finish: pure function (renamed tensors, backbone) -> (tensors, names left out on purpose), for values
-            that
-            change: splits, merges, reshapes, and parts that this backbone does not build.
+            that change: splits, merges, reshapes, and parts that this backbone does not build.
         resize: (name, value, backbone) -> the value for this backbone's position grid, or None.
         describe: reads the architecture off native tensors: dict for messages such as `arch='base' fits`.
     """
@@ -75,9 +73,7 @@ class Layout:
         def found(pattern: str) -> bool:
             return pattern in state or any(fnmatchcase(name, pattern) for name in state)
 
-        return all(found(pattern) for pattern in self.has) and not any(
-            found(pattern) for pattern in self.lacks
-        )
+        return all(found(pattern) for pattern in self.has) and not any(found(pattern) for pattern in self.lacks)
 
     def convert(self, state: State, module: nn.Module) -> Converted:
         """Give the tensors of `state` their native names and values. `state` is not changed."""
@@ -97,9 +93,7 @@ class Layout:
 
     def renamed(self, state: Mapping[str, Tensor]) -> State:
         """Give the tensors their native names only."""
-        return {
-            new: value for new, value in ((self.rename(name), value) for name, value in state.items()) if new
-        }
+        return {new: value for new, value in ((self.rename(name), value) for name, value in state.items()) if new}
 
     def rename(self, name: str) -> str | None:
         """Give the native name of one name of the file; None drops it."""

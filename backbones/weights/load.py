@@ -33,9 +33,7 @@ INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'map_location')
 # --- recognise ----------------------------------------------------------------------------------------------
 
 
-def _recognise_for(
-    module: nn.Module, state: State, prefix: str | None, source: str
-) -> tuple[Layout, str, State]:
+def _recognise_for(module: nn.Module, state: State, prefix: str | None, source: str) -> tuple[Layout, str, State]:
     """Recognise a file for one backbone, or say what the file looks like instead.
 
     Raises:
@@ -153,8 +151,7 @@ def load_pretrained(
         What was filled and what was not.
 
     Raises:
-        ValueError: if the file cannot be read or, when `strict`, does not fit; the backbone is unchanged
-            then.
+        ValueError: if the file cannot be read or, when `strict`, does not fit; the backbone is unchanged then.
     """
     source = os.fspath(checkpoint)
     state = read_state(local_file(checkpoint))
@@ -182,9 +179,7 @@ def load_pretrained(
     if coverage.complete:
         print_log(coverage.summary(), logger=logger)
     else:
-        print_log(
-            f'strict=False: loaded what fits.\n{coverage.table()}', logger=logger, level=logging.WARNING
-        )
+        print_log(f'strict=False: loaded what fits.\n{coverage.table()}', logger=logger, level=logging.WARNING)
     return coverage
 
 
@@ -264,9 +259,7 @@ CLASS_LAYERS = {
 CLASS_DEPENDENT = re.compile(r'(fc_cls|fc_reg|conv_logits|conv_seg)\.(weight|bias)$')
 
 
-def check_model_checkpoint(
-    model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike
-) -> None:
+def check_model_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Refuse a checkpoint of a whole detector or segmenter that is not of this model; loads nothing.
 
     Args:
@@ -299,9 +292,7 @@ def check_model_checkpoint(
         )
     findings = []
     if missing:
-        findings.append(
-            f'{len(missing)} of {len(own)} parameters are missing in the file: {first_names(missing)}'
-        )
+        findings.append(f'{len(missing)} of {len(own)} parameters are missing in the file: {first_names(missing)}')
     if mismatched:
         shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in mismatched.items()]
         findings.append(f'{len(mismatched)} have another shape: {first_names(shapes)}')

@@ -63,9 +63,7 @@ def _history_method(owner: Any, name: str) -> None:
 def _empty_array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
     """Stand in for numpy's `_reconstruct`, which is asked for an empty array that is filled afterwards."""
     if kind is not np.ndarray or tuple(shape) != (0,):
-        raise UnpicklingError(
-            f'GLOBAL numpy._core.multiarray._reconstruct was not an allowed global for shape {shape}'
-        )
+        raise UnpicklingError(f'GLOBAL numpy._core.multiarray._reconstruct was not an allowed global for shape {shape}')
     return np.ndarray((0,), dtype='b')
 
 
@@ -82,9 +80,7 @@ def _inert_globals() -> list[tuple[Any, str]]:
         allowed.append((_empty_array, f'{package}._reconstruct'))
         allowed.append((np.float64(0).__reduce__()[0], f'{package}.scalar'))
     # The class of each dtype is met when numpy builds one; it is not named in files.
-    allowed += [
-        (type(np.dtype(code)), f'numpy.dtypes.{type(np.dtype(code)).__name__}') for code in '?bBhHiIlLqQefdUS'
-    ]
+    allowed += [(type(np.dtype(code)), f'numpy.dtypes.{type(np.dtype(code)).__name__}') for code in '?bBhHiIlLqQefdUS']
     return allowed
 
 
@@ -105,8 +101,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint file, wrappers and `module.` peeled off.
 
     Args:
-        path: a local `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz` file; the content decides, not
-            the name.
+        path: a local `.pth`, `.pt`, `.bin` (torch), `.safetensors` or `.npz` file; the content decides, not the name.
 
     Returns:
         Tensors by name, on the CPU, memory-mapped where the format allows it.
@@ -145,16 +140,12 @@ def file_kind(path: Path) -> str:
         return 'torch'
     if head[8:9] == b'{':
         if 8 + int.from_bytes(head[:8], 'little') > size:
-            raise ValueError(
-                f'checkpoint {path} is truncated: its header is longer than the file; download it again'
-            )
+            raise ValueError(f'checkpoint {path} is truncated: its header is longer than the file; download it again')
         return 'safetensors'
     finding, remedy = 'is no checkpoint', 'give a file saved by torch.save, a .safetensors or an .npz file'
     if head.startswith(b'\x80'):
         finding = 'is a plain pickle, which can execute code while it is read'
-        remedy = (
-            'convert it where you trust it: torch.save a dict of tensors made from what pickle.load gives'
-        )
+        remedy = 'convert it where you trust it: torch.save a dict of tensors made from what pickle.load gives'
     elif head.lstrip().startswith(b'<'):
         finding, remedy = (
             'is a web page, not a checkpoint',
@@ -177,8 +168,7 @@ def _zip_kind(path: Path, size: int) -> str:
     unpacked = sum(member.file_size for member in members)
     if unpacked > MAX_COMPRESSION * size:
         raise ValueError(
-            f'checkpoint {path} unpacks to {unpacked / size:.0f} times its size, which weights never do; '
-            'do not use it'
+            f'checkpoint {path} unpacks to {unpacked / size:.0f} times its size, which weights never do; do not use it'
         )
     names = [member.filename for member in members]
     if any(name.endswith('/constants.pkl') for name in names) or any('/code/' in name for name in names):
@@ -191,8 +181,7 @@ def _zip_kind(path: Path, size: int) -> str:
     if names and all(name.endswith('.npy') for name in names):
         return 'npz'
     raise ValueError(
-        f'checkpoint {path} is a zip archive of {names[:3]}, not weights; unpack it and give the weight file '
-        'inside'
+        f'checkpoint {path} is a zip archive of {names[:3]}, not weights; unpack it and give the weight file inside'
     )
 
 
@@ -209,9 +198,7 @@ def _read_torch(path: Path) -> Any:
             "the file, keep its weights only: torch.save({'state_dict': state_dict}, new_file)"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(
-            f'checkpoint {path} is damaged ({_first_line(error)}); download or copy it again'
-        ) from error
+        raise ValueError(f'checkpoint {path} is damaged ({_first_line(error)}); download or copy it again') from error
 
 
 def _first_line(error: Exception) -> str:
@@ -260,8 +247,7 @@ def peel(content: Any, path: str) -> dict[str, Tensor]:
         finding = f'only {other}, which is no model' if other else f'{keys}'
         raise ValueError(
             f'checkpoint {path} holds no weights: found {finding}; give a file with a state dict, as it is '
-            'or under one '
-            f'of {list(WRAPPERS)}'
+            f'or under one of {list(WRAPPERS)}'
         )
     while all(name.startswith('module.') for name in tensors):
         tensors = {name[len('module.') :]: value for name, value in tensors.items()}
@@ -305,8 +291,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
         The local file.
 
     Raises:
-        ValueError: if the download fails, is incomplete, or is no checkpoint; nothing is left in the cache
-            then.
+        ValueError: if the download fails, is incomplete, or is no checkpoint; nothing is left in the cache then.
     """
     target = cached_path(url)
     if target.is_file():
@@ -320,8 +305,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
         if expected and not digest.startswith(expected[1]):
             raise ValueError(
                 f'{url} arrived with SHA-256 {digest}, but its name promises {expected[1]}...; download it '
-                'again, and '
-                'do not use the file if that repeats'
+                'again, and do not use the file if that repeats'
             )
         os.chmod(partial, 0o644)
         file_kind(Path(partial))

@@ -1,7 +1,6 @@
 """Published plain Vision Transformer checkpoints, by the names of their tensors.
 
-Native names are timm's and those of the official files of MAE, DeiT, DINO and BEiT. Shapes: L tokens, D
-width, K heads.
+Native names are timm's and those of the official files of MAE, DeiT, DINO and BEiT. Shapes: L tokens, D width, K heads.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ def _fold_positions(state: State) -> None:
     if table.ndim == 4:  # (1, H, W, D): SAM
         table = table.flatten(1, 2)  # (1, L, D)
     if 'dist_token' in state and 'reg_token' not in state:
-        # A second prefix token with a position of its own is a register to which that position has been
-        # added.
+        # A second prefix token with a position of its own is a register to which that position has been added.
         state['reg_token'] = state.pop('dist_token') + table[:, 1:2]  # (1, 1, D)
         table = torch.cat([table[:, :1], table[:, 2:]], dim=1)  # (1, 1 + L, D)
     has_no_prefix_row = _is_square(table.shape[1]) or state['pos_embed'].ndim == 4
@@ -97,17 +95,15 @@ def _fit(state: State, module: nn.Module) -> tuple[State, list[str]]:
     for name in list(state):
         block = re.match(r'blocks\.(\d+)\.', name)
         beyond = block is not None and len(module.blocks) <= int(block[1]) < module.depth
-        # ViTDet leaves the class token out; the final norm belongs to the head of a backbone that returns raw
-        # maps.
+        # ViTDet leaves the class token out; the final norm belongs to the head of a backbone that returns raw maps.
         unused = re.fullmatch(r'cls_token|norm\.(weight|bias)', name) and name not in own
         if beyond or unused:
             left_out.append(name)
             del state[name]
     _fold_positions(state)
     _fold_qkv_bias(state, own)
-    shared = state.pop(
-        'rel_pos_bias.relative_position_bias_table', None
-    )  # BEiT pre-training: one table for all blocks
+    # BEiT pre-training: one table for all blocks
+    shared = state.pop('rel_pos_bias.relative_position_bias_table', None)
     if shared is not None:
         for i in range(len(module.blocks)):
             state[f'blocks.{i}.attn.relative_position_bias_table'] = shared
@@ -138,9 +134,7 @@ def _resize(name: str, value: Tensor, module: nn.Module) -> Tensor | None:
 
 def _layout(name: str, has: tuple[str, ...] = (), lacks: tuple[str, ...] = ()) -> Layout:
     table = HEADS + RENAMES
-    return Layout(
-        name, 'VisionTransformer', CORE + has, lacks, table, finish=_fit, resize=_resize, describe=describe
-    )
+    return Layout(name, 'VisionTransformer', CORE + has, lacks, table, finish=_fit, resize=_resize, describe=describe)
 
 
 # All share one table; the order only decides which name the report shows.

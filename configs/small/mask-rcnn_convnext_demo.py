@@ -29,6 +29,7 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0),
     constructor='backbones.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(decay_rate=1.0))
+custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=epochs, max_keep_ckpts=1),
     logger=dict(type='LoggerHook', interval=40))

@@ -17,5 +17,6 @@ model = dict(
     rpn_head=dict(num_convs=2),
     roi_head=dict(
         bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg),
-        mask_head=dict(norm_cfg=norm_cfg)))
+        mask_head=dict(norm_cfg=norm_cfg)),
+    train_cfg=dict(rcnn=dict(assigner=dict(match_low_quality=False))))  # as detectron2's matcher of RoIs
 optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.7))

@@ -14,7 +14,8 @@ from mmdet.datasets import CocoDataset as MMDetCocoDataset  # noqa: E402
 from mmengine.registry import DATASETS  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
 
-from backbones.data.coco import CocoDataset, category_ids, check_same_classes  # noqa: E402
+from backbones.data.classes import check_same_classes  # noqa: E402
+from backbones.data.coco import CocoDataset, category_ids  # noqa: E402
 
 SHARED = Path(__file__).parents[2].parent / 'shared/data'
 needs_shared = pytest.mark.skipif(

@@ -12,7 +12,8 @@ mmseg = pytest.importorskip('mmseg', reason='mmseg is not installed')
 
 from mmengine.registry import DATASETS, TRANSFORMS  # noqa: E402
 
-from backbones.data.label_maps import ADE20KDataset, LabelMapDataset, LoadLabelMap, read_image  # noqa: E402
+from backbones.data.files import read_image  # noqa: E402
+from backbones.data.label_maps import ADE20KDataset, LabelMapDataset, LoadLabelMap  # noqa: E402
 
 SHARED = Path(__file__).parents[2].parent / 'shared/data'
 needs_shared = pytest.mark.skipif(

@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backbones.config import load_config
-from backbones.evaluation import CocoMetric, InstanceTTAModel
+from backbones.evaluation.coco_metric import CocoMetric
+from backbones.evaluation.instance_tta import InstanceTTAModel
 from backbones.evaluation.outputs import coco_results, label_png
 from backbones.evaluation.predict import find_images, pipeline_without_labels
 from backbones.evaluation.protocol import evaluation_protocol

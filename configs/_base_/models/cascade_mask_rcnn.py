@@ -25,7 +25,7 @@ model = dict(
     roi_head=dict(
         type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1, 0.5, 0.25],
         bbox_roi_extractor=dict(
-            type='SingleRoIExtractor', roi_layer=roi_align, out_channels=256,
+            type='backbones.SingleRoIExtractor', roi_layer=roi_align, out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         bbox_head=[
             dict(
@@ -38,7 +38,7 @@ model = dict(
                 loss_bbox=dict(type='GIoULoss', loss_weight=10.0)) for stds in stage_stds
         ],
         mask_roi_extractor=dict(
-            type='SingleRoIExtractor', roi_layer=dict(roi_align, output_size=14), out_channels=256,
+            type='backbones.SingleRoIExtractor', roi_layer=dict(roi_align, output_size=14), out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         mask_head=dict(
             type='FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80,
