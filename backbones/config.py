@@ -89,7 +89,8 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
     """
     if torch.cuda.is_available():
         return
-    cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})['backend'] = 'gloo'
+    env_cfg = cfg.get('env_cfg') or {}
+    cfg.env_cfg = dict(env_cfg, dist_cfg=dict(env_cfg.get('dist_cfg') or {}, backend='gloo'))
     optim_wrapper = cfg.get('optim_wrapper') or {}
     if training and str(optim_wrapper.get('type', '')).endswith('AmpOptimWrapper'):
         raise ValueError(

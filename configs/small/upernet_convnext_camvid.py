@@ -1,4 +1,4 @@
-"""UperNet, narrow ConvNeXt from scratch, CamVid (11 classes): the numbers are in configs/small/README.md.
+"""UperNet, narrow ConvNeXt from scratch, CamVid (11 classes): the measured run is in the main README.
 
 OMP_NUM_THREADS=2 python tools/train.py configs/small/upernet_convnext_camvid.py
 """

@@ -1,7 +1,8 @@
-"""UperNet, ViT-B/16 (ImageNet-21k), 160k, ADE20K 512 x 512. Published: 47.73 mIoU (49.95 with --tta).
+"""UperNet, ViT-B/16 (ImageNet-21k), 160k, ADE20K 512. Published: nearest is 47.73 mIoU (49.95 with --tta), see file.
 
-The recipe and the score are those of mmsegmentation's vit-b16-ln_mln (layer norm after the last tap, no layer decay);
-its weights were further fine-tuned on ImageNet-1k. Meant for 8 GPUs x 2 images:
+The recipe and the score are those of mmsegmentation's vit-b16-ln_mln (layer norm after the last tap, no layer decay).
+Two things differ: its weights were further fine-tuned on ImageNet-1k, and it normalised images with ImageNet's mean and
+standard deviation; these weights were trained on images in [-1, 1]. Meant for 8 GPUs x 2 images:
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-b-in21k_160k_ade20k-512.py --launcher pytorch
 https://github.com/open-mmlab/mmsegmentation/blob/main/configs/vit/vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512.py
 """

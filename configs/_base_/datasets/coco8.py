@@ -1,6 +1,6 @@
 """Eight COCO images, for training and scoring alike: a detector that cannot learn them by heart is broken.
 
-data/coco8.json is made by tools/coco_subset.py from any COCO annotation file; data/coco_mini is its image folder.
+data/coco8.json is made by tools/coco_subset.py; the images lie in data/coco_mini/train2017. data_root is their parent.
 """
 data_root = 'data/'
 ann_file = 'coco8.json'
