@@ -5,18 +5,18 @@ python tools/train.py configs/small/mask-rcnn_vit_coco8.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',
           '../_base_/schedules/coco8.py', '../_base_/runtime_det.py']
-width = 96
+width = 64
 model = dict(
     backbone=dict(
         type='backbones.VisionTransformer', arch=dict(embed_dim=192, depth=6, num_heads=6), norm_eps=1e-6,
-        with_cls_token=False, pretrain_img_size=512, window_size=8, global_attn_indexes=(2, 5), rel_pos='decomposed',
-        img_size=512),
+        with_cls_token=False, pretrain_img_size=448, window_size=7, global_attn_indexes=(2, 5), rel_pos='decomposed',
+        img_size=448),
     neck=dict(type='backbones.SimpleFPN', in_channels=192, out_channels=width, eps=1e-6),
     rpn_head=dict(in_channels=width, feat_channels=width),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width), mask_roi_extractor=dict(out_channels=width),
-        bbox_head=dict(in_channels=width, fc_out_channels=512),
+        bbox_head=dict(in_channels=width, fc_out_channels=256),
         mask_head=dict(in_channels=width, conv_out_channels=width, num_convs=2)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=300), rcnn=dict(sampler=dict(num=128))),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300)))
+    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96))),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
