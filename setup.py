@@ -30,7 +30,8 @@ def read_extras() -> dict:
     pycocotools = next(line for line in read_requirements('runtime') if line.startswith('pycocotools'))
     det = [forks['onedl-mmengine'], forks['onedl-mmdetection'], pycocotools]
     seg = [forks['onedl-mmengine'], forks['onedl-mmsegmentation']]
-    return {'det': det, 'seg': seg, 'all': sorted({*det, *seg}), 'test': read_requirements('test')}
+    both = sorted({*det, *seg})
+    return {'det': det, 'seg': seg, 'all': both, 'test': [*both, *read_requirements('test')]}
 
 
 readme = ROOT / 'README.md'

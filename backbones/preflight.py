@@ -144,3 +144,15 @@ def check_classes(model: BaseModel, classes: tuple[str, ...], where: str) -> Non
                 f'({", ".join(classes[:5])}{", ..." if len(classes) > 5 else ""}); set num_classes={len(classes)} in '
                 'every head of the config, or list the classes you mean in metainfo.classes of the data set'
             )
+        if name in ('decode_head', 'auxiliary_head'):
+            _check_class_weights(f'model.{name}', module, len(classes))
+
+
+def _check_class_weights(name: str, head: nn.Module, number: int) -> None:
+    losses = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
+    for loss in losses:
+        weights = getattr(loss, 'class_weight', None)
+        if weights is not None and len(weights) != number:
+            raise ValueError(
+                f'{name}.loss_decode.class_weight has {len(weights)} values for {number} classes; give one per class'
+            )

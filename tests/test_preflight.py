@@ -59,6 +59,12 @@ def test_a_head_with_another_number_of_classes_is_refused() -> None:
         check_classes(build(DETECTOR), classes, 'the train data set')
 
 
+def test_one_weight_per_class_is_wanted() -> None:
+    model = build(SEGMENTER, model__decode_head__loss_decode__class_weight=[1.0] * 9)
+    with pytest.raises(ValueError, match=r'model\.decode_head\.loss_decode\.class_weight has 9 values for 10 classes'):
+        check_classes(model, tuple('abcdefghij'), 'the train data set')
+
+
 def test_the_check_leaves_mode_and_weights_as_they_were() -> None:
     model = build(DETECTOR).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

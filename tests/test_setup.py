@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_the_forks_are_pinned_exactly_and_nowhere_else():
         text = file.read_text()
         for name in forks:
             assert not re.search(rf'{name}\s*[=<>~]=\s*\d', text), f'{file} pins {name} once more'
+
+
+def test_every_extra_brings_the_forks_it_needs(monkeypatch):
+    metadata = {}
+    monkeypatch.setattr('setuptools.setup', metadata.update)
+    runpy.run_path(str(ROOT / 'setup.py'))
+    extras = {name: {line.split('==')[0] for line in lines} for name, lines in metadata['extras_require'].items()}
+    assert extras['det'] == {'onedl-mmengine', 'onedl-mmdetection', 'pycocotools'}
+    assert extras['seg'] == {'onedl-mmengine', 'onedl-mmsegmentation'}
+    assert extras['all'] == extras['det'] | extras['seg']
+    assert extras['test'] > extras['all']
 
 
 @pytest.mark.parametrize('name', REQUIREMENTS)

@@ -18,6 +18,7 @@ from backbones.data.demo import generate_demo
 
 DETECTOR = 'configs/small/mask-rcnn_convnext_demo.py'
 SEGMENTER = 'configs/small/upernet_vit_demo.py'
+EVERY_BOX = 'model.test_cfg.rcnn.score_thr=0.0'  # after two iterations nothing is certain, yet results are wanted
 
 
 def run_tool(*arguments: str | Path, processes: int = 0) -> subprocess.CompletedProcess:
@@ -107,15 +108,15 @@ def test_test_with_tta_writes_results_overlays_and_a_protocol_that_says_so(
 ) -> None:
     done = run_tool(
         'tools/test.py', DETECTOR, detector_run / 'epoch_1.pth', '--work-dir', tmp_path / 'w', '--tta', '--out',
-        tmp_path / 'results.json', '--show-dir', tmp_path / 'shown', *options(DETECTOR, data))
+        tmp_path / 'results.json', '--show-dir', tmp_path / 'shown', *options(DETECTOR, data, EVERY_BOX))
     assert done.returncode == 0, done.stderr
     protocol = json.loads((tmp_path / 'w' / 'metrics.json').read_text())['protocol']
     assert protocol['tta'] is True and protocol['flip'] is True
     assert protocol['scale'] == [[160, 128], [240, 192]]
     ids = {image['id'] for image in json.loads((data / 'annotations/instances_val.json').read_text())['images']}
     results = json.loads((tmp_path / 'results.json').read_text())
-    assert {entry['image_id'] for entry in results} <= ids
-    assert {entry['category_id'] for entry in results} <= {2, 3, 5, 9, 12, 17}
+    assert {entry['image_id'] for entry in results} == ids
+    assert results and {entry['category_id'] for entry in results} <= {2, 3, 5, 9, 12, 17}
     assert len(list((tmp_path / 'shown').glob('*.png'))) == 3
 
 
@@ -140,14 +141,16 @@ def test_predict_needs_no_annotations(detector_run: Path, data: Path, tmp_path: 
     for i, image in enumerate(sorted((data / 'images/validation').iterdir())):
         (folder / f'photo {i}.jpg').write_bytes(image.read_bytes())
     (folder / 'broken.jpg').write_bytes(b'<html>not found</html>')
-    done = run_tool('tools/predict.py', DETECTOR, detector_run / 'epoch_1.pth', folder, '--out', tmp_path / 'out')
+    done = run_tool(
+        'tools/predict.py', DETECTOR, detector_run / 'epoch_1.pth', folder, '--out', tmp_path / 'out',
+        '--cfg-options', EVERY_BOX)
     assert done.returncode == 1
     assert 'broken.jpg cannot be read' in done.stderr and 'Traceback' not in done.stderr
     assert len(list((tmp_path / 'out' / 'overlays').glob('*.png'))) == 3
     index = json.loads((tmp_path / 'out' / 'images.json').read_text())
     assert [category['name'] for category in index['categories']] == [
         'disc', 'ring', 'box', 'triangle', 'star', 'cross']
-    assert {e['image_id'] for e in json.loads((tmp_path / 'out' / 'results.json').read_text())} <= {
+    assert {e['image_id'] for e in json.loads((tmp_path / 'out' / 'results.json').read_text())} == {
         image['id'] for image in index['images']}
 
 
@@ -167,6 +170,29 @@ def test_two_processes_train_over_gloo_and_score_every_image_once(data: Path, tm
         *options(SEGMENTER, data, sync), processes=2)
     assert done.returncode == 0, done.stderr
     assert 'became BN' in done.stdout + done.stderr
+    assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
+
+
+def test_two_processes_find_what_one_finds(detector_run: Path, data: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (0, 2):
+        out = tmp_path / f'{processes}.json'
+        launcher = ['--launcher', 'pytorch'] if processes else []
+        done = run_tool(
+            'tools/test.py', DETECTOR, detector_run / 'epoch_1.pth', '--work-dir', tmp_path / out.stem, '--out', out,
+            *launcher, *options(DETECTOR, data, EVERY_BOX), processes=processes)
+        assert done.returncode == 0, done.stderr
+        found.append((json.loads(out.read_text()), json.loads((tmp_path / out.stem / 'metrics.json').read_text())))
+    (alone, report), (together, report_together) = found
+    assert len(alone) > 0 and together == alone
+    assert report_together['metrics'] == report['metrics'] and report_together['images'] == 3
+
+
+def test_two_processes_train_a_detector(data: Path, tmp_path: Path) -> None:
+    done = run_tool(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data),
+        processes=2)
+    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -121,8 +121,8 @@ class PredictionFileHook(Hook):
         dataset = runner.test_dataloader.dataset
         for sample in outputs or ():
             if self.show_dir:
-                save_overlay(runner.visualizer, sample, self.show_dir / f'{Path(sample.img_path).stem}.png',
-                             self.score_threshold, draw_gt=True)
+                place = self.show_dir / _below_images(sample.img_path, dataset).with_suffix('.png')
+                save_overlay(runner.visualizer, sample, place, self.score_threshold, draw_gt=True)
             if self.out_file and 'pred_instances' in sample:
                 self._written[sample.img_path] = coco_results(sample, dataset.cat_ids, sample.img_id)
             elif self.out_file:
@@ -140,11 +140,18 @@ class PredictionFileHook(Hook):
         if self.out_file.suffix == '.json':
             write_json(self.out_file, [entry for image in sorted(by_image) for entry in by_image[image]])
         else:
-            buffer, root = io.BytesIO(), os.path.commonpath([os.path.dirname(image) for image in by_image])
+            buffer = io.BytesIO()
+            dataset = runner.test_dataloader.dataset
             with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED) as archive:
                 for image in sorted(by_image):
-                    archive.writestr(str(Path(image).relative_to(root).with_suffix('.png')), by_image[image])
+                    name = _below_images(image, dataset).with_suffix('.png')
+                    archive.writestr(str(name), by_image[image])
             write_bytes(self.out_file, buffer.getvalue())
         runner.logger.info(f'predictions written to {self.out_file}')
 
 
+def _below_images(image: str, dataset: BaseDataset) -> Path:
+    """Path of an image below the image folder of its data set; images of sub-folders may share a name."""
+    path, prefix = Path(image), dataset.data_prefix
+    folder = prefix.get('img') or prefix.get('img_path') or ''
+    return path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)

@@ -5,21 +5,16 @@ data/coco8.json is made by tools/coco_subset.py; the images lie in data/coco_min
 data_root = 'data/'
 ann_file = 'coco8.json'
 size = (448, 448)
-# Padding after normalisation would be exact zeros, where a LayerNorm multiplies gradients by 1 / sqrt(eps) = 1000:
-# pretrained weights live with it, a ConvNeXt from scratch does not. So the black border is added before.
-pad = dict(type='Pad', size=size, pad_val=dict(img=(0, 0, 0), masks=0))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=size, keep_ratio=True),
-    pad,
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=size, keep_ratio=True),
-    pad,
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs'),
 ]
