@@ -51,4 +51,4 @@ lint: $(STAMP) $(TEST_STAMP)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './.*' -not -path '$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.*' -not -path './$(VENV)/*' -prune -exec rm -rf {} +

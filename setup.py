@@ -47,7 +47,7 @@ setup(
     packages=find_packages(include=['backbones', 'backbones.*']),
     # MMEngine is not pinned and not required: upstream's mmengine and the maintained fork install the same
     # module, and a plug-in must live with either.
-    install_requires=['torch>=2.4', *read_requirements('base')],
+    install_requires=['torch>=2.6', *read_requirements('base')],
     extras_require=read_extras(),
     zip_safe=False,
     classifiers=[

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from backbones.missing import MissingToolboxError, how_to_install
+
 TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
 
 
@@ -48,20 +50,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
 def _sentence(error: BaseException) -> str:
     """The message of `error`; of an error in a data-loader worker, the message of the original one."""
     text = str(error)
-    if isinstance(error, ImportError):
-        return f'{text}; {_how_to_install(error)}'
+    if isinstance(error, ImportError) and not isinstance(error, MissingToolboxError):
+        return f'{text}; {how_to_install(error)}'
     if text.startswith('Caught ') and 'DataLoader worker' in text:
         text = text.rsplit(f'{type(error).__name__}: ', 1)[-1]
     return text.strip()
-
-
-def _how_to_install(error: ImportError) -> str:
-    """What to do about a module that is missing or does not load."""
-    module = (error.name or '').split('.')[0]
-    if module == 'mmcv' or 'mmcv._ext' in str(error):
-        return (
-            'mmcv is missing or came without its compiled ops (pip builds it so when torch is absent from its build '
-            'environment): run `make setup` in a checkout, or `python tools/setup/build_mmcv.py` in your environment'
-        )
-    extra = dict(mmdet='det', mmseg='seg', mmengine='det').get(module, 'all')
-    return f"install what is missing: run `make setup` in a checkout, or `pip install 'mmbackbones[{extra}]'`"

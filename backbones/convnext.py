@@ -25,6 +25,7 @@ from backbones.layers import (
     GRN,
     DropPath,
     LayerNorm2d,
+    check_number,
     checked_int,
     checked_out_indices,
     drop_path_rates,
@@ -166,11 +167,9 @@ class ConvNeXt(BaseModule):
         if layer_scale_init_value is None:
             scaled = not use_grn and (not self.isotropic or self.arch == ARCHS['isotropic_large'])
             layer_scale_init_value = 1e-6 if scaled else 0.0
-        if not isinstance(layer_scale_init_value, int | float) or layer_scale_init_value < 0:
-            raise ValueError(
-                f'layer_scale_init_value={layer_scale_init_value!r} is not possible; give 0 for no layer '
-                'scale, None for the official choice, or a start value such as 1e-6'
-            )
+        check_number(
+            'layer_scale_init_value', layer_scale_init_value, '0 for none; None is the official choice', or_zero=True)
+        check_number('norm_eps', norm_eps, '1e-6 in all official weights')
         self.with_cp = with_cp
         self.output_norm = output_norm
 

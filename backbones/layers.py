@@ -5,6 +5,7 @@ Shapes: N images, C channels, H W rows and columns, L tokens, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -46,6 +47,18 @@ def checked_out_indices(out_indices: Sequence[int], num_levels: int) -> tuple[in
             f'in ascending order, for example {tuple(range(num_levels))[-4:]}'
         )
     return tuple(out_indices)
+
+
+def check_number(name: str, value: float, example: str, or_zero: bool = False) -> None:
+    """Refuse what is no positive number (or, `or_zero`, no number of at least 0).
+
+    Raises:
+        ValueError: naming the value and an example.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not or_zero):
+        least = 'a number of at least 0' if or_zero else 'a positive number'
+        raise ValueError(f'{name}={value!r} is not possible; give {least}, {example}')
 
 
 def check_drop_path_rate(drop_path_rate: float) -> None:

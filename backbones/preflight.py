@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import BaseLoop
@@ -30,6 +32,7 @@ def check_model(model: BaseModel) -> None:
     maps = _probe(model, size)
     if hasattr(model, 'rpn_head') or hasattr(model, 'roi_head'):
         check_strides(model, [_number(size / m.shape[-1]) for m in maps])
+        _check_widths(model, sorted({m.shape[1] for m in maps}))
     for name in ('decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads] if heads is not None else []:
@@ -82,6 +85,23 @@ def check_strides(model: BaseModel, strides: list[float]) -> None:
                 raise ValueError(
                     f'strides disagree: {source} gives {strides}, model.roi_head.{name}.featmap_strides is '
                     f'{expected}; it must be the first {len(expected)} of the former'
+                )
+
+
+def _check_widths(model: BaseModel, channels: list[int]) -> None:
+    """Hold the channels of the maps that RPN and RoI heads receive against their settings."""
+    source = type(model.backbone if getattr(model, 'neck', None) is None else model.neck).__name__
+    settings = {'rpn_head': 'in_channels', 'roi_head.bbox_roi_extractor': 'out_channels',
+                'roi_head.mask_roi_extractor': 'out_channels', 'roi_head.bbox_head': 'in_channels',
+                'roi_head.mask_head': 'in_channels'}
+    for name, module in model.named_modules():
+        place = re.sub(r'\.\d+$', '', name)  # the stages of a cascade
+        if place in settings and not isinstance(module, nn.ModuleList):
+            wanted = getattr(module, settings[place], None)
+            if wanted is not None and channels != [wanted]:
+                raise ValueError(
+                    f'model.{name}.{settings[place]}={wanted} but the maps of {source} have '
+                    f'{", ".join(map(str, channels))} channels; make the two equal'
                 )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from backbones.layers import LayerNorm2d, checked_int
+from backbones.layers import LayerNorm2d, check_number, checked_int
 from backbones.registry import MODELS
 
 SCALES = (4, 2, 1, 0.5)
@@ -126,6 +126,7 @@ class SimpleFPN(BaseModule):
             )
         checked_int('out_channels', out_channels, 'give the channels of every level, 256 in the paper')
         checked_int('in_stride', in_stride, 'give the patch size of the backbone, 16 in ViTDet')
+        check_number('eps', eps, '1e-6 in the official weights')
         self.num_outs = checked_int('num_outs', num_outs, 'give the number of levels, 5 in the paper')
         if num_outs < len(SCALES):
             raise ValueError(f'num_outs={num_outs} is below the {len(SCALES)} levels of the pyramid; give 5 (p2 to p6)')

@@ -11,16 +11,7 @@ MMEngine is installed. An error inside a location comes through as it is.
 
 from __future__ import annotations
 
-try:
-    import mmengine.registry as _root
-except ModuleNotFoundError as error:
-    if error.name != 'mmengine':  # MMEngine is there and one of its own requirements is not: show that one
-        raise
-    raise ModuleNotFoundError(
-        'backbones needs MMEngine, which is not installed: run `pip install onedl-mmengine` (the maintained '
-        'fork) or, in a project on upstream OpenMMLab, `pip install mmengine`.',
-        name='mmengine',
-    ) from None
+import mmengine.registry as _root
 
 SCOPE = 'backbones'
 

@@ -43,7 +43,7 @@ from torch.utils.checkpoint import checkpoint
 
 from backbones import positions
 from backbones.attention import REL_POS, Attention
-from backbones.layers import checked_int, checked_out_indices, drop_path_rates, is_int
+from backbones.layers import check_number, checked_int, checked_out_indices, drop_path_rates, is_int
 from backbones.registry import MODELS
 from backbones.vit_parts import (
     ACTIVATIONS,
@@ -53,7 +53,6 @@ from backbones.vit_parts import (
     RopeEmbed,
     check_choice,
     check_combinations,
-    check_number,
     checked_blocks,
     checked_count,
     grid_of,

@@ -160,18 +160,6 @@ def checked_count(name: str, value: int, example: str) -> int:
     return value
 
 
-def check_number(name: str, value: float, example: str, or_zero: bool = False) -> None:
-    """Refuse what is no positive number (or, `or_zero`, no number of at least 0).
-
-    Raises:
-        ValueError: naming the value and an example.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or value < 0 or (value == 0 and not or_zero):
-        least = 'a number of at least 0' if or_zero else 'a positive number'
-        raise ValueError(f'{name}={value!r} is not possible; give {least}, {example}')
-
-
 def checked_blocks(name: str, indexes: Sequence[int], depth: int) -> tuple[int, ...]:
     """Return numbers of blocks as a sorted tuple.
 

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / 'shared'  # sample images and more reference tensors, where someone has put them
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f'the sample data sets ({SHARED / "data"}) are not here')
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,9 @@ class Reference:
 @pytest.fixture(scope='session')
 def shared() -> Path:
     """The folder ../shared beside the project."""
-    folder = ROOT.parent / 'shared'
-    if not folder.is_dir():
-        pytest.skip(f'{folder} is not there; it holds more reference tensors and sample images')
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f'{SHARED} is not there; it holds more reference tensors and sample images')
+    return SHARED
 
 
 @pytest.fixture(scope='session')

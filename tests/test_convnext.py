@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -336,7 +338,9 @@ def test_init_weights_without_a_checkpoint_follows_init_cfg():
         (dict(frozen_stages=3, out_indices=(0, 1)), r'frozen_stages=3 .* 1 to 2 .*out_indices=\(0, 1\)'),
         (dict(drop_path_rate=1.0), r'drop_path_rate=1.0 is not a rate'),
         (dict(drop_path_rate=-0.1), r'drop_path_rate=-0.1 is not a rate'),
-        (dict(layer_scale_init_value=-1.0), r'layer_scale_init_value=-1.0 is not possible; give 0'),
+        (dict(layer_scale_init_value=-1.0), r'layer_scale_init_value=-1.0 is not possible; give a number'),
+        (dict(layer_scale_init_value=math.nan), r'layer_scale_init_value=nan is not possible'),
+        (dict(norm_eps='1e-6'), r"norm_eps='1e-6' is not possible; give a positive number"),
         (dict(in_channels=0), r'in_channels=0 is no whole number'),
     ],
 )

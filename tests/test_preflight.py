@@ -48,6 +48,15 @@ def test_channels_of_a_segmentation_head_that_disagree_are_refused() -> None:
         check_model(build(SEGMENTER, model__auxiliary_head__in_channels=128))
 
 
+@pytest.mark.parametrize(
+    'setting', ['rpn_head__in_channels', 'roi_head__bbox_head__in_channels', 'roi_head__mask_head__in_channels',
+                'roi_head__bbox_roi_extractor__out_channels'])
+def test_channels_of_a_detection_head_that_disagree_are_refused(setting: str) -> None:
+    name = setting.replace('__', r'\.')
+    with pytest.raises(ValueError, match=rf'model\.{name}=32 but the maps of FPN have 64 channels'):
+        check_model(build(DETECTOR, **{f'model__{setting}': 32}))
+
+
 def test_a_tap_beyond_the_last_map_is_refused() -> None:
     with pytest.raises(ValueError, match=r'auxiliary_head.in_index=4 but there are only 4 maps'):
         check_model(build(SEGMENTER, model__auxiliary_head__in_index=4))

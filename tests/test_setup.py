@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,26 @@ def test_the_forks_are_pinned_exactly_and_nowhere_else():
         text = file.read_text()
         for name in forks:
             assert not re.search(rf'{name}\s*[=<>~]=\s*\d', text), f'{file} pins {name} once more'
+
+
+def test_the_wheel_alone_brings_the_plug_in(tmp_path):
+    copy = tmp_path / 'checkout'  # building leaves files beside the sources
+    shutil.copytree(ROOT / 'backbones', copy / 'backbones', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copytree(ROOT / 'requirements', copy / 'requirements')
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, copy)
+    offline = ['--quiet', '--no-deps', '--no-build-isolation', '--no-index', '--disable-pip-version-check']
+    place, empty = tmp_path / 'site', tmp_path / 'empty'
+    empty.mkdir()
+    subprocess.run([sys.executable, '-m', 'pip', 'install', *offline, '--target', place, copy], check=True)
+    code = ("import backbones; print(backbones.__file__)\nfrom mmengine.registry import MODELS\n"
+            "model = MODELS.build(dict(type='backbones.ConvNeXt', arch='atto'))")
+    env = {**os.environ, 'PYTHONPATH': str(place), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, '-c', code], cwd=empty, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(place / 'backbones/__init__.py')
+    packages = {str(path.parent.relative_to(ROOT)) for path in (ROOT / 'backbones').rglob('__init__.py')}
+    assert packages == {str(path.parent.relative_to(place)) for path in (place / 'backbones').rglob('__init__.py')}
 
 
 def test_every_extra_brings_the_forks_it_needs(monkeypatch):

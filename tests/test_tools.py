@@ -15,6 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 from backbones.data.demo import generate_demo
+from backbones.weights.read import read_state
 
 DETECTOR = 'configs/small/mask-rcnn_convnext_demo.py'
 SEGMENTER = 'configs/small/upernet_vit_demo.py'
@@ -205,6 +206,9 @@ def test_two_processes_train_a_detector(data: Path, tmp_path: Path) -> None:
         (["train_dataloader.dataset.metainfo.classes=['disc','rnig']"], "did you mean 'ring'"),
         (["train_dataloader.dataset.data_prefix.img=images/trainning"], 'images/trainning'),
         (['optim_wrapper.type=AmpOptimWrapper'], 'needs a GPU'),
+        (['model.backbone.type=backbones.ConvNext'], r'Did you mean backbones\.ConvNeXt\?'),
+        (['val_evaluator.ann_file=nope.json'], r"val_evaluator\.ann_file='nope.json' does not exist"),
+        (['load_from=nope.pth'], 'nope.pth'),
         (['model.backbone.drop_path=0.1'], "unexpected keyword argument 'drop_path'"),
     ],
     ids=lambda value: value[0].split('=')[0] if isinstance(value, list) else '',
@@ -230,6 +234,33 @@ def test_a_checkpoint_of_another_model_is_refused(segmenter_run: Path, data: Pat
     assert done.returncode == 2
     assert str(checkpoint) in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path / 'metrics.json').exists()
+
+
+def test_a_lost_pointer_to_the_newest_checkpoint_is_named(detector_run: Path, tmp_path: Path) -> None:
+    from backbones.training.launch import run_training
+
+    (tmp_path / 'epoch_1.pth').write_bytes((detector_run / 'epoch_1.pth').read_bytes())
+    for resume in ('auto', 'latest'):
+        with pytest.raises(ValueError, match=rf'go on with it by --resume {tmp_path}/epoch_1.pth'):
+            run_training(ROOT / DETECTOR, str(tmp_path), resume=resume)
+
+
+def test_fine_tuning_takes_all_but_the_class_layers_from_another_run(
+    detector_run: Path, data: Path, tmp_path: Path
+) -> None:
+    heads = [f'model.roi_head.{head}.num_classes=2' for head in ('bbox_head', 'mask_head')]
+    splits = [f"{split}_dataloader.dataset.metainfo.classes=['disc','ring']" for split in ('train', 'val')]
+    still = 'optim_wrapper.optimizer.lr=0.0'
+    done = run_tool(
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path,
+        *options(DETECTOR, data, f'load_from={detector_run}/epoch_1.pth', still, *heads, *splits))
+    assert done.returncode == 0, done.stderr
+    old, new = (read_state(folder / 'epoch_1.pth') for folder in (detector_run, tmp_path))
+    anew = {name for name in old if old[name].shape != new[name].shape}
+    assert {name.rsplit('.', 1)[0] for name in anew} == {
+        'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg', 'roi_head.mask_head.conv_logits'}
+    assert all(name in done.stdout + done.stderr for name in anew)
+    assert [name for name in old if name not in anew and not old[name].equal(new[name])] == []
 
 
 def test_resume_with_nothing_to_resume_from_is_an_error(data: Path, tmp_path: Path) -> None:

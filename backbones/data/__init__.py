@@ -7,7 +7,10 @@ with one toolbox needs no other.
 
 from importlib.util import find_spec
 
-if find_spec('mmdet') is not None:
-    from . import coco  # noqa: F401
-if find_spec('mmseg') is not None:
-    from . import label_maps  # noqa: F401
+from backbones.missing import toolbox_needed
+
+with toolbox_needed():
+    if find_spec('mmdet') is not None:
+        from . import coco  # noqa: F401
+    if find_spec('mmseg') is not None:
+        from . import label_maps  # noqa: F401

@@ -11,6 +11,8 @@ import mmcv
 import numpy as np
 from mmengine.fileio import LocalBackend, get, get_file_backend
 
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
 
 def is_local(path: str, backend_args: Mapping[str, Any] | None) -> bool:
     """Tell whether `path` lies in the file system, not in an object store or behind a URL."""

@@ -20,10 +20,9 @@ from mmseg.datasets.basesegdataset import BaseSegDataset
 from mmseg.datasets.transforms.loading import LoadAnnotations
 
 from ..registry import DATASETS, TRANSFORMS
-from .files import is_local, require_folder, some
+from .files import IMAGE_SUFFIXES, is_local, require_folder, some
 from .palette import make_palette
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from backbones.missing import toolbox_needed
 from backbones.registry import MODELS
 
 
@@ -35,7 +36,8 @@ class SingleRoIExtractor(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor as MMDetExtractor
+        with toolbox_needed():
+            from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor as MMDetExtractor
 
         self.extractor = MMDetExtractor(roi_layer, out_channels, list(featmap_strides), finest_scale)
         # what mmdet's RoI heads read off an extractor

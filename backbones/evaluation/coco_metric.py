@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmengine.logging import print_log
 
-from backbones.data.coco import category_ids
+from backbones.missing import toolbox_needed
 from backbones.registry import METRICS
+
+with toolbox_needed():
+    from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+
+    from backbones.data.coco import category_ids
 
 
 @METRICS.register_module()

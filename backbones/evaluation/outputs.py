@@ -18,7 +18,6 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from backbones.data.files import read_image
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
 
@@ -76,6 +75,8 @@ def save_overlay(
         draw_gt: draw the ground truth beside the prediction. Without it, small images are enlarged first, because the
             lines and words of the visualizers have a fixed size.
     """
+    from backbones.data.files import read_image  # needs mmcv, which the other hooks of a project can do without
+
     path.parent.mkdir(parents=True, exist_ok=True)
     image, sample = read_image(sample.img_path), sample.cpu()
     if not draw_gt:

@@ -15,14 +15,12 @@ from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
 from backbones.config import fit_to_machine, is_segmenter, load_config
-from backbones.data.files import read_image
+from backbones.data.files import IMAGE_SUFFIXES, read_image
 from backbones.data.palette import make_palette
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
 from backbones.preflight import check_classes
 from backbones.weights.whole_model import load_model_checkpoint
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 def predict(

@@ -30,9 +30,9 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         tta: the run used `tta_pipeline` (`tools/test.py --tta`).
 
     Returns:
-        `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; and for a segmenter
-        `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`; for a detector
-        `score_threshold`, `nms`, `max_per_image`.
+        `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; `unit` of the metrics; and
+        for a segmenter `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`;
+        for a detector `score_threshold`, `nms`, `max_per_image`.
     """
     dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator')
     pipeline = dataset.pipeline
@@ -45,6 +45,7 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         tta=tta,
     )
     model = cfg.model.get('module', cfg.model)
+    protocol['unit'] = 'percent' if is_segmenter(cfg) else 'fraction'  # of the toolboxes' metrics
     if is_segmenter(cfg):
         test_cfg = model.get('test_cfg', {})
         protocol['mode'] = test_cfg.get('mode', 'whole')

@@ -15,7 +15,7 @@ from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.runner import build_runner
 from backbones.training.hooks import FineTuneHook
 from backbones.weights.load import check_model_checkpoint, local_file
-from backbones.weights.read import read_state
+from backbones.weights.read import is_url, read_state
 
 
 def run_training(
@@ -42,6 +42,8 @@ def run_training(
     cfg.launcher = launcher
     fit_to_machine(cfg)
     _set_resume(cfg, resume)
+    if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
+        local_file(cfg.load_from)
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     loops = {split: getattr(runner, f'{split}_loop') for split in ('train', 'val')}
@@ -69,16 +71,20 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     """Fill in `cfg.resume` and `cfg.load_from`; never let a new run overwrite an old one."""
     folder = Path(cfg.work_dir)
     latest = find_latest_checkpoint(str(folder)) if folder.is_dir() else None
-    found = sorted([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
+    found = sorted([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')], key=lambda path: path.stat().st_mtime)
+    go_on = f'go on with it by --resume{"" if latest else f" {found[-1]}"}' if found else ''
     if resume in (None, 'auto'):
         if resume == 'auto' and latest:
             cfg.resume, cfg.load_from = True, latest
         elif found:
             raise ValueError(
-                f'{folder} already holds a run ({found[-1].name}); go on with it by --resume, or choose another '
-                '--work-dir'
+                f'{folder} already holds a run ({found[-1].name}); {go_on}, or choose another --work-dir'
             )
     elif resume == 'latest':
+        if not latest and found:
+            raise ValueError(
+                f'--resume: {folder} does not say which checkpoint is the newest (last_checkpoint is missing); {go_on}'
+            )
         if not latest:
             raise ValueError(
                 f'--resume: {folder} holds no checkpoint to go on from; use --resume auto to start anew in that case, '

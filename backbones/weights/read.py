@@ -270,11 +270,24 @@ def is_url(checkpoint: str) -> bool:
 
 
 def cached_path(url: str) -> Path:
-    """Give the place of a URL in the torch hub cache, where torch and timm keep theirs, too."""
+    """Give the place of a URL in the torch hub cache, where torch and timm keep theirs, too.
+
+    A name with a hash says what the file is. Any other may be that of many files (`model.safetensors` of every Hugging
+    Face repository), so a digest of the address goes in front.
+    """
     name = unquote(Path(urlparse(url).path).name)
     if not name:
         raise ValueError(f'checkpoint {url} names no file; give the full address of the weight file')
+    if _promised_hash(name) is None:
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}'
     return Path(torch.hub.get_dir()) / 'checkpoints' / name
+
+
+def _promised_hash(name: str) -> str | None:
+    """Start of the SHA-256 in a file name: `name-<8 or more hex digits>.pth`, as torch and OpenMMLab write it."""
+    found = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)
+    is_date = found and re.fullmatch(r'20\d{6}', found[1])
+    return found[1] if found and not is_date else None
 
 
 def fetch(url: str, *, progress: bool = True) -> Path:
@@ -301,10 +314,10 @@ def fetch(url: str, *, progress: bool = True) -> Path:
     try:
         with os.fdopen(handle, 'wb') as file:
             digest = _download(url, file, progress)
-        expected = re.search(r'[-_]([0-9a-f]{8,64})\.\w+$', target.name)
-        if expected and not digest.startswith(expected[1]):
+        expected = _promised_hash(target.name)
+        if expected and not digest.startswith(expected):
             raise ValueError(
-                f'{url} arrived with SHA-256 {digest}, but its name promises {expected[1]}...; download it '
+                f'{url} arrived with SHA-256 {digest}, but its name promises {expected}...; download it '
                 'again, and do not use the file if that repeats'
             )
         os.chmod(partial, 0o644)

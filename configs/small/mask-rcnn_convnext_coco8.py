@@ -7,16 +7,19 @@ _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',
           '../_base_/schedules/coco8.py', '../_base_/runtime_det.py']
 dims = (32, 64, 128, 256)
 width = 64
-norm_cfg = dict(type='backbones.LN2d', eps=1e-6)  # training from scratch needs norms in neck and heads, too
 model = dict(
+    data_preprocessor=dict(pad_value=-2.0),  # near black; see docs/real_images.md for what exact zeros do
     backbone=dict(
         type='backbones.ConvNeXt', arch=dict(depths=(2, 2, 4, 2), dims=dims), layer_scale_init_value=1.0),
-    neck=dict(in_channels=list(dims), out_channels=width, norm_cfg=norm_cfg),
+    # training from scratch needs norms in neck and heads, too
+    neck=dict(in_channels=list(dims), out_channels=width, norm_cfg=dict(type='backbones.LN2d', eps=1e-6)),
     rpn_head=dict(in_channels=width, feat_channels=width),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width), mask_roi_extractor=dict(out_channels=width),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
+        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=width, fc_out_channels=256),
-        mask_head=dict(in_channels=width, conv_out_channels=width, num_convs=2, norm_cfg=norm_cfg)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96))),
+        mask_head=dict(in_channels=width, conv_out_channels=width, norm_cfg=dict(type='BN', eps=1e-5))),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]

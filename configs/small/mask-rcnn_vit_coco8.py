@@ -7,6 +7,7 @@ _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',
           '../_base_/schedules/coco8.py', '../_base_/runtime_det.py']
 width = 64
 model = dict(
+    data_preprocessor=dict(pad_value=-2.0),
     backbone=dict(
         type='backbones.VisionTransformer', arch=dict(embed_dim=192, depth=6, num_heads=6), norm_eps=1e-6,
         with_cls_token=False, pretrain_img_size=448, window_size=7, global_attn_indexes=(2, 5), rel_pos='decomposed',
@@ -14,9 +15,11 @@ model = dict(
     neck=dict(type='backbones.SimpleFPN', in_channels=192, out_channels=width, eps=1e-6),
     rpn_head=dict(in_channels=width, feat_channels=width),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width), mask_roi_extractor=dict(out_channels=width),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
+        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=width, fc_out_channels=256),
-        mask_head=dict(in_channels=width, conv_out_channels=width, num_convs=2)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96))),
+        mask_head=dict(in_channels=width, conv_out_channels=width, norm_cfg=dict(type='BN', eps=1e-5))),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]

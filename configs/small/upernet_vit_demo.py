@@ -7,7 +7,7 @@ norm_cfg = dict(type='BN', eps=1e-5)
 iterations = 480
 class_weight = [1.5] * 6 + [0.6] * 4  # the six things cover a tenth of the pixels
 model = dict(
-    data_preprocessor=dict(size=(128, 160)),
+    data_preprocessor=dict(size=(128, 160), test_cfg=dict(size_divisor=8)),
     backbone=dict(
         type='backbones.VisionTransformer', arch=dict(embed_dim=96, depth=6, num_heads=3), patch_size=8,
         position='rope', with_cls_token=False, out_indices=(2, 3, 4, 5), out_norm='last', norm_eps=1e-6),

@@ -11,7 +11,9 @@ _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py',
 checkpoint = 'https://huggingface.co/timm/vit_base_patch16_224.augreg_in21k/resolve/main/model.safetensors'
 model = dict(
     # The AugReg weights were trained on images in [-1, 1].
-    data_preprocessor=dict(size=(512, 512), mean=[127.5] * 3, std=[127.5] * 3),
+    # Tested images are padded to whole patches and the logits cropped: the border would stretch them otherwise.
+    data_preprocessor=dict(
+        size=(512, 512), mean=[127.5] * 3, std=[127.5] * 3, test_cfg=dict(size_divisor=16)),
     backbone=dict(
         type='backbones.VisionTransformer', arch='base', out_indices=(2, 5, 8, 11), out_norm='last', norm_eps=1e-6,
         drop_path_rate=0.1, init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 import pytest
+from conftest import SHARED, needs_shared
 
 mmdet = pytest.importorskip('mmdet', reason='mmdet is not installed')
 
@@ -17,10 +17,6 @@ from pycocotools.coco import COCO  # noqa: E402
 from backbones.data.classes import check_same_classes  # noqa: E402
 from backbones.data.coco import CocoDataset, category_ids  # noqa: E402
 
-SHARED = Path(__file__).parents[2].parent / 'shared/data'
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason='the small real data sets (../shared/data) are not here'
-)
 CATEGORIES = [dict(id=2, name='disc'), dict(id=5, name='box'), dict(id=9, name='Star')]
 
 
@@ -277,7 +273,7 @@ def test_a_file_without_annotations_is_a_test_set(load, content):
 @needs_shared
 def test_real_coco_pictures_are_read_as_mmdet_reads_them():
     arguments = dict(
-        data_root=str(SHARED / 'coco_mini'),
+        data_root=str(SHARED / 'data' / 'coco_mini'),
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
         pipeline=[],
@@ -291,7 +287,7 @@ def test_real_coco_pictures_are_read_as_mmdet_reads_them():
 def broken(case: str, split: str = 'train', **arguments) -> CocoDataset:
     return CocoDataset(
         **dict(
-            data_root=str(SHARED / 'broken' / case),
+            data_root=str(SHARED / 'data' / 'broken' / case),
             pipeline=[],
             ann_file=f'annotations/instances_{split}2017.json',
             data_prefix=dict(img=f'{split}2017'),

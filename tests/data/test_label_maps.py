@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED, needs_shared
 from PIL import Image
 
 mmseg = pytest.importorskip('mmseg', reason='mmseg is not installed')
@@ -15,11 +16,7 @@ from mmengine.registry import DATASETS, TRANSFORMS  # noqa: E402
 from backbones.data.files import read_image  # noqa: E402
 from backbones.data.label_maps import ADE20KDataset, LabelMapDataset, LoadLabelMap  # noqa: E402
 
-SHARED = Path(__file__).parents[2].parent / 'shared/data'
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason='the small real data sets (../shared/data) are not here'
-)
-PIPELINE = [dict(type='mmseg.LoadImageFromFile'), dict(type='backbones.LoadLabelMap')]
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='backbones.LoadLabelMap')]
 LABELS = np.array([[0, 1, 2], [3, 3, 0]], np.uint8)
 
 
@@ -220,14 +217,14 @@ def test_a_picture_is_read_as_rgb(tmp_path):
 @pytest.mark.parametrize('split, count', [('training', 367), ('validation', 101)])
 def test_camvid_is_paired(split, count):
     prefix = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
-    dataset = load(SHARED / 'camvid', data_prefix=prefix)
+    dataset = load(SHARED / 'data' / 'camvid', data_prefix=prefix)
     assert len(dataset) == count and len(dataset.metainfo['classes']) == 11
     assert set(np.unique(dataset[0]['gt_seg_map']).tolist()) <= {*range(11), 255}
 
 
 @needs_shared
 def test_real_ade20k_files_are_in_range():
-    dataset = ADE20KDataset(data_root=str(SHARED / 'ade_one'), pipeline=PIPELINE)
+    dataset = ADE20KDataset(data_root=str(SHARED / 'data' / 'ade_one'), pipeline=PIPELINE)
     assert len(dataset) == 3 and all(data['gt_seg_map'].max() <= 255 for data in dataset)
 
 
@@ -243,13 +240,13 @@ def test_real_ade20k_files_are_in_range():
 )
 def test_damaged_real_label_maps_are_refused_by_name(case, message):
     with pytest.raises(ValueError, match=message) as error:
-        for _ in load(SHARED / 'broken' / case):
+        for _ in load(SHARED / 'data' / 'broken' / case):
             pass
     assert '0006R0_f03570' in str(error.value)
 
 
 @needs_shared
 def test_real_labels_of_16_bits_equal_those_of_8():
-    wide, control = load(SHARED / 'broken/seg_labels_16bit'), load(SHARED / 'broken/seg_control')
+    wide, control = load(SHARED / 'data' / 'broken/seg_labels_16bit'), load(SHARED / 'data' / 'broken/seg_control')
     pairs = [(a['gt_seg_map'], b['gt_seg_map']) for a, b in zip(wide, control, strict=True)]
     assert len(pairs) == 3 and all(np.array_equal(a, b) for a, b in pairs)

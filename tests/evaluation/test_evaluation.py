@@ -105,7 +105,7 @@ def test_views_without_any_object_merge_to_none() -> None:
 def test_the_protocol_names_slide_stride_and_ignored_label() -> None:
     cfg = load_config(ROOT / 'configs/convnext/upernet_convnext-b-in22k_160k_ade20k-640.py')
     assert evaluation_protocol(cfg) == dict(
-        scale=[(2560, 640)], keep_ratio=True, flip=False, tta=False, mode='slide', crop_size=(640, 640),
+        scale=[(2560, 640)], keep_ratio=True, flip=False, tta=False, unit='percent', mode='slide', crop_size=(640, 640),
         stride=(426, 426), ignore_label=255, label_0_ignored=True)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from backbones.weights.read import Opaque, fetch, read_file, read_state
 
@@ -293,7 +293,7 @@ def test_a_download_is_kept_in_the_torch_hub_cache(server: Server, tmp_path: Pat
     assert torch.equal(read_state(path)['a'], WEIGHT)
     assert fetch(f'{server.address}/w.pth', progress=False) == path
     assert server.asked == ['/w.pth']
-    assert cache_of(tmp_path) == ['w.pth']
+    assert len(cache_of(tmp_path)) == 1 and cache_of(tmp_path)[0].endswith('_w.pth')
 
 
 @pytest.mark.parametrize('digits', [8, 64])
@@ -305,6 +305,19 @@ def test_a_hash_in_the_name_is_verified(digits: int, server: Server, tmp_path: P
     with pytest.raises(ValueError, match=r'arrived with SHA-256 .* but its name promises 0000'):
         fetch(server.address + wrong, progress=False)
     assert cache_of(tmp_path) == [right[1:]]
+
+
+def test_files_of_equal_name_at_two_addresses_are_two_files(server: Server, tmp_path: Path) -> None:
+    for folder, value in (('a', 1.0), ('b', 2.0)):
+        server.files[f'/{folder}/model.safetensors'] = save({'w': torch.tensor([value])})
+    read = [read_state(fetch(f'{server.address}/{folder}/model.safetensors', progress=False)) for folder in 'ab']
+    assert [state['w'].item() for state in read] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize('name', ['/w_20220301.pth', '/w-20220301.pth', '/w_0123abcd.pth'])
+def test_a_date_in_a_name_is_no_hash(server: Server, name: str) -> None:
+    server.files[name] = server.files['/w.pth']
+    assert fetch(server.address + name, progress=False).is_file()
 
 
 def test_a_download_that_breaks_off_leaves_nothing(server: Server, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ test_pipeline = [
     dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
     dict(type='PackSegInputs'),
 ]
-tta_scales = [(int(2048 * r), int(512 * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
+tta_scales = [(int(scale[0] * r), int(scale[1] * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
 
 train_dataloader = dict(
     batch_size=2, num_workers=4, persistent_workers=True, pin_memory=True,
