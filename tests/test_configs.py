@@ -30,8 +30,8 @@ PUBLISHED = {
 # Variables of config files, used while they are read and nowhere else.
 READ_TIME = {
     'assigner', 'checkpoint', 'class_weight', 'crop_size', 'dims', 'epochs', 'image_size', 'iterations', 'norm_cfg',
-    'roi_align', 'scale', 'scales', 'short_sides', 'size', 'stage_ious', 'stage_stds', 'test_pipeline', 'train_pipeline',
-    'width', 'ann_file',
+    'roi_align', 'scale', 'scales', 'short_sides', 'size', 'stage_ious', 'stage_stds', 'test_pipeline',
+    'train_pipeline', 'width', 'ann_file',
 }
 leaf = pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 
