@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Write the tables of README.md: configs from their docstrings, measured runs from docs/results/*.json.
+"""Write what README.md says in numbers: configs from their docstrings, measured runs from docs/results/, the demo's
+times and scores from docs/demo.json (`work_dirs/demo/summary.json` of a timed `make demo`, and the seconds of both
+commands).
 
 python tools/update_readme.py [--check]
 """
@@ -28,19 +30,40 @@ def config_table() -> str:
 
 def results_table() -> str:
     """One row per measured run."""
-    rows = ['| run | command | training time | measured | asked |', '|---|---|---|---|---|']
+    rows = ['| run | command | training time | measured | aim |', '|---|---|---|---|---|']
     for path in sorted((ROOT / 'docs/results').glob('*.json')):
         run = json.loads(path.read_text())
-        scores = ', '.join(f'{name} {run["metrics"][name]:g}' for name in run['asked'])
-        asked = ', '.join(f'{name} >= {value:g}' for name, value in run['asked'].items())
+        scores = ', '.join(f'{name} {run["metrics"][name]:g}' for name in run['aim'])
+        aim = ', '.join(f'{name} >= {value:g}' for name, value in run['aim'].items())
         time = f'{run["train_seconds"] / 60:.0f} min, {run["machine"]}'
-        rows.append(f'| {run["what"]} | `{run["command"]}` | {time} | **{scores}** | {asked} |')
+        rows.append(f'| {run["what"]} | `{run["command"]}` | {time} | **{scores}** | {aim} |')
     return '\n'.join(rows)
+
+
+def demo_times() -> str:
+    """What the two commands take and what the demo reaches."""
+    demo = json.loads((ROOT / 'docs/demo.json').read_text())
+    seconds, detection = demo['seconds'], demo['detection']
+    scores = (
+        f'box AP {detection["bbox_mAP"]:.3f}, mask AP {detection["segm_mAP"]:.3f}, '
+        f'mIoU {demo["segmentation"]["mIoU"]:.3f}'
+    )
+    return (
+        f'On {demo["machine"]}, with empty caches and downloads included, `make demo` took\n'
+        f'{_clock(seconds["make_demo"])}: {_clock(seconds["setup"])} of set-up (mmcv compiled), '
+        f'{_clock(seconds["train_and_test"])} to train and test both models\n({scores}).\n'
+        f'After it, `make test` took {_clock(seconds["make_test"])}.'
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
 
 
 def filled(text: str) -> str:
     """Put the tables between their markers."""
-    for name, table in (('configs', config_table()), ('results', results_table())):
+    for name, table in (('configs', config_table()), ('results', results_table()), ('times', demo_times())):
         pattern = rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)'
         text, found = re.subn(pattern, lambda match, new=table: f'{match[1]}{new}\n{match[2]}', text, flags=re.S)
         if found != 1:

@@ -48,5 +48,7 @@ class SingleRoIExtractor(BaseModule):
         """Pool RoIs (n, 5: image, x1, y1, x2, y2) from maps (N, C, H_i, W_i) to (n, C, output_size, output_size)."""
         kind = feats[0].dtype
         with torch.autocast(feats[0].device.type, enabled=False):
-            pooled = self.extractor(tuple(x.float() for x in feats), rois.float(), roi_scale_factor)
+            # contiguous: mmcv's RoIAlign reads NHWC memory as if it were NCHW, without a word
+            maps = tuple(x.float().contiguous() for x in feats)
+            pooled = self.extractor(maps, rois.float(), roi_scale_factor)
         return pooled.to(kind)

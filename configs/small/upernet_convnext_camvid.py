@@ -1,6 +1,6 @@
 """UperNet, narrow ConvNeXt from scratch, CamVid (11 classes): the measured run is in the main README.
 
-OMP_NUM_THREADS=2 python tools/train.py configs/small/upernet_convnext_camvid.py
+python tools/train.py configs/small/upernet_convnext_camvid.py
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/camvid.py', '../_base_/runtime_seg.py']
 norm_cfg = dict(type='BN', eps=1e-5)

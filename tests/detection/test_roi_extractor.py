@@ -35,3 +35,12 @@ def test_rounded_coordinates_would_give_other_features() -> None:
     exact = SingleRoIExtractor(**SETTINGS)(maps(torch.float32), ROIS)
     rounded = SingleRoIExtractor(**SETTINGS)(maps(torch.float32), ROIS.bfloat16().float())
     assert (exact - rounded).abs().max() > 0.05
+
+
+def test_maps_in_nhwc_order_give_the_same_features() -> None:
+    maps = [torch.rand(2, 8, 16 // 2**i, 24 // 2**i) for i in range(2)]
+    layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
+    extractor = SingleRoIExtractor(layer, out_channels=8, featmap_strides=[4, 8])
+    rois = torch.tensor([[0, 3.0, 5, 40, 60], [1, 0, 0, 96, 64]])
+    turned = [m.to(memory_format=torch.channels_last) for m in maps]
+    assert extractor(tuple(turned), rois).equal(extractor(tuple(maps), rois))

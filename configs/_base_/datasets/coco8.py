@@ -21,7 +21,7 @@ test_pipeline = [
 tta_scales = [size]
 
 train_dataloader = dict(
-    batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
         data_prefix=dict(img='coco_mini/train2017/'), pipeline=train_pipeline))
