@@ -260,7 +260,9 @@ def test_fine_tuning_takes_all_but_the_class_layers_from_another_run(
     assert {name.rsplit('.', 1)[0] for name in anew} == {
         'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg', 'roi_head.mask_head.conv_logits'}
     assert all(name in done.stdout + done.stderr for name in anew)
-    assert [name for name in old if name not in anew and not old[name].equal(new[name])] == []
+    averages = ('running_mean', 'running_var', 'num_batches_tracked')  # move in training, whatever the rate
+    kept = [name for name in old if name not in anew and not name.endswith(averages)]
+    assert [name for name in kept if not old[name].equal(new[name])] == []
 
 
 def test_resume_with_nothing_to_resume_from_is_an_error(data: Path, tmp_path: Path) -> None:

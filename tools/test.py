@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Evaluate a detector or a segmenter; the numbers and how they were measured go to metrics.json in the work folder.
 
-python tools/test.py configs/small/mask-rcnn_convnext_demo.py work_dirs/mask-rcnn_convnext_demo/epoch_9.pth
+python tools/test.py configs/small/mask-rcnn_convnext_demo.py work_dirs/mask-rcnn_convnext_demo/epoch_10.pth
 """
 
 import argparse

@@ -5,7 +5,7 @@ python tools/train.py configs/small/mask-rcnn_convnext_demo.py
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/demo_coco.py', '../_base_/runtime_det.py']
 dims = (24, 48, 96, 192)
 width = 64
-epochs = 9
+epochs = 10
 model = dict(
     backbone=dict(
         type='backbones.ConvNeXt', arch=dict(depths=(2, 2, 4, 2), dims=dims), layer_scale_init_value=1.0),
@@ -13,14 +13,14 @@ model = dict(
     neck=dict(in_channels=list(dims), out_channels=width, norm_cfg=dict(type='backbones.LN2d', eps=1e-6)),
     rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
-        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
+        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=6),
         mask_head=dict(
             in_channels=width, conv_out_channels=width, num_convs=2, num_classes=6,
             norm_cfg=dict(type='BN', eps=1e-5))),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=128)), rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rpn=dict(sampler=dict(num=128)), rpn_proposal=dict(nms_pre=300, max_per_img=100),
         rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)

@@ -4,7 +4,7 @@ python tools/train.py configs/small/upernet_vit_demo.py
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/demo_ade.py', '../_base_/runtime_seg.py']
 norm_cfg = dict(type='BN', eps=1e-5)
-iterations = 480
+iterations = 400
 class_weight = [1.5] * 6 + [0.6] * 4  # the six things cover a tenth of the pixels
 model = dict(
     data_preprocessor=dict(size=(128, 160), test_cfg=dict(size_divisor=8)),
