@@ -15,8 +15,8 @@ model = dict(
     neck=dict(in_channels=list(dims), out_channels=width, norm_cfg=dict(type='backbones.LN2d', eps=1e-6)),
     rpn_head=dict(in_channels=width, feat_channels=width),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
-        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
+        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=width, fc_out_channels=256),
         mask_head=dict(in_channels=width, conv_out_channels=width, norm_cfg=dict(type='BN', eps=1e-5))),
     train_cfg=dict(

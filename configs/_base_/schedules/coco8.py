@@ -1,5 +1,5 @@
 """Eight images until they are known by heart: AdamW, cosine, narrow models from scratch on two CPU cores."""
-iterations = 2000
+iterations = 2200
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
