@@ -12,12 +12,28 @@ from backbones.missing import MissingToolboxError, how_to_install
 TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
 
 
-def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Add what training and testing share (overrides, launcher), parse the command line, tell torch the local rank."""
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add `--cfg-options KEY=VALUE ...`; what is no KEY=VALUE is a ValueError."""
     from mmengine.config import DictAction
 
+    class Overrides(DictAction):
+        def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
+                     option_string: str | None = None) -> None:
+            wrong = [value for value in values if '=' not in value.lstrip('=')]
+            if wrong:
+                raise ValueError(
+                    f'{option_string} {wrong[0]}: this is no KEY=VALUE; write it like train_cfg.max_epochs=12, without '
+                    'spaces around the =, and other arguments before --cfg-options'
+                )
+            super().__call__(parser, namespace, values, option_string)
+
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config entries')
+        '--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='override config entries')
+
+
+def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what training and testing share (overrides, launcher), parse the command line, tell torch the local rank."""
+    add_overrides(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -27,9 +27,13 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         work_dir: where the run writes; default `work_dirs/<config name>`.
 
     Raises:
-        ValueError: no such file, it does not parse, or an option names a key that no config has.
+        ValueError: no such file, it does not parse, an option names a key that no config has, or the work folder is a
+            file.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = ', '.join(sorted(file.name for file in path.glob('*.py'))) or 'no config'
+        raise ValueError(f'config {str(path)!r} is a folder; name one file in it ({inside})')
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], 1)
         raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
@@ -47,6 +51,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+    in_the_way = [place for place in (Path(cfg.work_dir), *Path(cfg.work_dir).parents) if place.is_file()]
+    if in_the_way:
+        raise ValueError(
+            f'the work folder {cfg.work_dir} cannot be made: {in_the_way[0]} is a file; choose another --work-dir'
+        )
     return cfg
 
 

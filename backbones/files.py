@@ -44,6 +44,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def keep_older(path: Path | str) -> Path | None:
+    """Rename the file `path`, if it is there, to the first free of NAME.1.json, NAME.2.json, ...; return that path."""
+    path, number = Path(path), 1
+    if not path.exists():
+        return None
+    while (kept := path.with_name(f'{path.stem}.{number}{path.suffix}')).exists():
+        number += 1
+    path.rename(kept)
+    return kept
+
+
 def _umask() -> int:
     """The process's umask (it can only be read by setting it)."""
     mask = os.umask(0)

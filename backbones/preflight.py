@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import torch
@@ -25,13 +26,21 @@ def check_model(model: BaseModel) -> None:
     """Run one blank image through backbone and neck and hold the maps against what the heads expect.
 
     Raises:
-        ValueError: the neck cannot take the backbone's maps; the strides of neck, RPN and RoI heads disagree; a head's
-            `in_channels` are not those of the maps it taps.
+        ValueError: the neck cannot take the backbone's maps; backbone or neck gives maps of other strides than the
+            `out_strides` it declares; the strides of neck, RPN and RoI heads disagree; a head's `in_channels` are not
+            those of the maps it taps.
     """
     size = _probe_size(model)
-    maps = _probe(model, size)
+    backbone_maps, maps = _probe(model, size)
+    strides = _strides(size, backbone_maps)
+    _check_declared('backbone', model.backbone, strides, 'correct its patch size or out_strides')
+    if getattr(model, 'neck', None) is not None:
+        remedy = 'correct its out_strides'
+        if 'in_stride' in inspect.signature(type(model.neck)).parameters:
+            remedy = f'set model.neck.in_stride={strides[-1]}, the stride of the maps of the backbone'
+        _check_declared('neck', model.neck, _strides(size, maps), remedy)
     if hasattr(model, 'rpn_head') or hasattr(model, 'roi_head'):
-        check_strides(model, [_number(size / m.shape[-1]) for m in maps])
+        check_strides(model, _strides(size, maps))
         _check_widths(model, sorted({m.shape[1] for m in maps}))
     for name in ('decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
@@ -39,19 +48,34 @@ def check_model(model: BaseModel) -> None:
             _check_taps(name, head, maps)
 
 
+def _strides(size: int, maps: tuple[Tensor, ...]) -> list[float]:
+    """Strides in pixels of the maps of an image of `size` pixels."""
+    return [_number(size / m.shape[-1]) for m in maps]
+
+
+def _check_declared(place: str, module: nn.Module, strides: list[float], remedy: str) -> None:
+    """Hold the measured strides against `out_strides`, where a backbone or a neck declares them."""
+    declared = getattr(module, 'out_strides', None)
+    if declared is not None and list(declared) != strides:
+        raise ValueError(
+            f'model.{place} {type(module).__name__} declares out_strides={list(declared)}, but its maps have the '
+            f'strides {strides}; {remedy}'
+        )
+
+
 @torch.no_grad()
-def _probe(model: BaseModel, size: int) -> tuple[Tensor, ...]:
-    """Maps (1, C, H, W) that the heads of `model` receive for one blank image of `size` pixels."""
+def _probe(model: BaseModel, size: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Maps (1, C, H, W) of the backbone, and those that the heads receive, for one blank image of `size` pixels."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
         channels = getattr(model.backbone, 'in_channels', 3)
-        maps = model.backbone(torch.zeros(1, channels, size, size, device=device))
+        maps = tuple(model.backbone(torch.zeros(1, channels, size, size, device=device)))
         neck = getattr(model, 'neck', None)
         if neck is None:
-            return tuple(maps)
+            return maps, maps
         try:
-            return tuple(neck(maps))
+            return maps, tuple(neck(maps))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(
                 f'neck {type(neck).__name__} cannot take the maps of backbone {type(model.backbone).__name__}: they '

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, Registry
@@ -12,23 +16,48 @@ from mmengine.runner import Runner
 
 from backbones import registry
 from backbones.registry import SCOPE
+from backbones.training.hooks import NothingLeftHook
 
 
 def build_runner(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> Runner:
     """Build the Runner, the model and the data sets of `splits`; a mistake in the config becomes one ValueError."""
-    for split in {*splits} & {'val', 'test'}:
-        _check_annotation_file(cfg, f'{split}_evaluator')
-    try:
-        runner = Runner.from_cfg(cfg)
+    with config_mistakes(cfg):
+        runner = (Runner if 'train' in splits else _TestRunner).from_cfg(cfg)
         for split in splits:
-            getattr(runner, f'{split}_loop')  # a property that builds the loop with its data set
+            try:
+                getattr(runner, f'{split}_loop')  # a property that builds the loop with its data set
+            except FileNotFoundError:  # after the data set, which explains what it misses
+                _check_annotation_file(cfg, f'{split}_evaluator')
+                raise
         if 'train' in splits:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             _check_schedulers(cfg)
+            runner.register_hook(NothingLeftHook())
+    return runner
+
+
+class _TestRunner(Runner):
+    """A Runner that leaves the config of a training in its work folder as it is."""
+
+    def dump_config(self) -> None:
+        """Write the config unless one of its name is there; `<time>/vis_data/config.py` holds that of every run."""
+        if self.cfg.filename is None or not (Path(self.work_dir) / Path(self.cfg.filename).name).exists():
+            super().dump_config()
+
+
+@contextlib.contextmanager
+def config_mistakes(cfg: Config) -> Iterator[None]:
+    """Turn what MMEngine raises about a config into one ValueError that names the config and what is near.
+
+    Raises:
+        ValueError: in place of a KeyError, TypeError, AssertionError or OSError.
+    """
+    try:
+        yield
     except (KeyError, TypeError, AssertionError, OSError) as error:
         text = str(error.args[0] if isinstance(error, KeyError) else error) or f'an assertion failed ({_place(error)})'
-        raise ValueError(f'config {cfg.filename} cannot be built: {text}{_near_name(text)}') from error
-    return runner
+        hint = _near_name(text) or _near_argument(text, error.__traceback__)
+        raise ValueError(f'config {cfg.filename} cannot be built: {text}{hint}') from error
 
 
 def _check_annotation_file(cfg: Config, name: str) -> None:
@@ -38,7 +67,8 @@ def _check_annotation_file(cfg: Config, name: str) -> None:
         file = evaluator.get('ann_file')
         if file and '://' not in file and not Path(file).is_file():
             raise ValueError(
-                f'{name}.ann_file={file!r} does not exist; name the annotation file of the data set it scores'
+                f'{name}.ann_file={file!r} does not exist; name the annotation file of the data set it scores '
+                '(data/README.md shows the layouts)'
             )
 
 
@@ -52,6 +82,36 @@ def _near_name(text: str) -> str:
     near = difflib.get_close_matches(found[1], names, 1)
     hint = f' Did you mean {SCOPE}.{near[0]}?' if near else ''
     return f'{hint} {SCOPE} has {", ".join(names)}.'
+
+
+def _near_argument(text: str, trace: TracebackType | None) -> str:
+    """For Python's message about an unexpected keyword argument, the nearest arguments of the class, or all of them."""
+    found = re.search(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'", text)
+    if found is None:
+        return ''
+    names: set[str] = set()
+    while trace is not None:  # the class that the config names is a local of MMEngine's builder; the innermost counts
+        built = trace.tb_frame.f_locals.get('obj_cls')
+        if callable(built) and found[1] in (cls.__name__ for cls in getattr(built, '__mro__', (built,))):
+            names = _argument_names(built)
+        trace = trace.tb_next
+    near = difflib.get_close_matches(found[2], names, 3)
+    if near:
+        return f'. Did you mean {" or ".join(near)}?'
+    return f'. Allowed are {", ".join(sorted(names))}.' if names else ''
+
+
+def _argument_names(built: type) -> set[str]:
+    """What the constructor takes, and those of its base classes as far as it passes on further arguments."""
+    names: set[str] = set()
+    for cls in built.__mro__ if inspect.isclass(built) else [built]:
+        if inspect.isclass(cls) and '__init__' not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {'self', 'runner'}
 
 
 def _place(error: BaseException) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from backbones.cli import run_tool
+from backbones.cli import add_overrides, run_tool
 
 
 def end(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -54,6 +56,20 @@ def test_the_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(ValueError, match='shown whole'):
         run_tool(main)
+
+
+@pytest.mark.parametrize('given', ['foo', '=1'])
+def test_an_override_without_key_or_value_is_shown_how_to_be_written(given: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_overrides(parser)
+    with pytest.raises(ValueError, match=rf'--cfg-options {given}: this is no KEY=VALUE; write it like train_cfg'):
+        parser.parse_args(['--cfg-options', 'a.b=1', given])
+
+
+def test_overrides_are_read_by_key() -> None:
+    parser = argparse.ArgumentParser()
+    add_overrides(parser)
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=x=y']).cfg_options == {'a.b': 1, 'c': 'x=y'}
 
 
 @pytest.mark.parametrize(('result', 'code'), [(None, None), (1, 1)])

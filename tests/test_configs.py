@@ -157,6 +157,18 @@ def test_a_missing_config_is_refused_with_the_nearest_name() -> None:
         load_config(ROOT / 'configs/small/mask-rcnn_convnet_demo.py')
 
 
+def test_a_folder_in_place_of_a_config_is_refused_with_the_files_in_it() -> None:
+    with pytest.raises(ValueError, match=r"small' is a folder; name one file in it \(mask-rcnn_convnext_coco8.py, "):
+        load_config(ROOT / 'configs/small')
+
+
+@pytest.mark.parametrize('below', ['', 'deeper/still'])
+def test_a_file_in_place_of_the_work_folder_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / 'notes.md').write_text('mine')
+    with pytest.raises(ValueError, match=r'notes\.md is a file; choose another --work-dir'):
+        load_config(ROOT / 'configs/small/upernet_vit_demo.py', work_dir=str(tmp_path / 'notes.md' / below))
+
+
 def test_an_option_for_a_variable_of_the_file_is_refused_because_it_has_no_effect() -> None:
     with pytest.raises(ValueError, match=r"'iterations' is a variable that is used only while the config is read"):
         load_config(ROOT / 'configs/small/upernet_vit_demo.py', {'iterations': 3})

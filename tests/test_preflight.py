@@ -86,6 +86,20 @@ def test_a_backbone_for_four_channels_is_probed_with_four() -> None:
     check_model(build(DETECTOR, model__backbone__in_channels=4))
 
 
+def test_a_neck_of_a_segmenter_that_declares_other_strides_than_it_gives_is_refused() -> None:
+    model = build(SEGMENTER, model__neck__in_stride=16)
+    said = r'Feature2Pyramid declares out_strides=\[4, 8, 16, 32\].*\[2, 4, 8, 16\]; set model\.neck\.in_stride=8'
+    with pytest.raises(ValueError, match=said):
+        check_model(model)
+
+
+def test_a_backbone_that_declares_other_strides_than_it_gives_is_refused() -> None:
+    model = build(DETECTOR)
+    model.backbone.out_strides = (2, 4, 8, 16)
+    with pytest.raises(ValueError, match=r'ConvNeXt declares out_strides=\[2, 4, 8, 16\].*\[4, 8, 16, 32\]'):
+        check_model(model)
+
+
 def test_patches_of_14_pixels_give_strides_from_3_and_a_half() -> None:
     cfg = Config.fromfile(ROOT / 'configs/small/mask-rcnn_vit_coco8.py')
     cfg.model.backbone.update(patch_size=14, img_size=448, pretrain_img_size=448)

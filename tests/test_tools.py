@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -73,6 +74,28 @@ def test_training_leaves_a_checkpoint_and_the_metrics_with_their_protocol(detect
     assert report['protocol']['scale'] == [[160, 128]]
     assert report['protocol']['flip'] is False
     assert report['images'] == 3
+    assert report['checkpoint'] == str(detector_run / 'epoch_1.pth')
+
+
+def test_a_test_in_the_folder_of_a_training_keeps_what_the_training_wrote(
+    detector_run: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(detector_run, tmp_path, dirs_exist_ok=True)
+    config, trained = tmp_path / Path(DETECTOR).name, json.loads((tmp_path / 'metrics.json').read_text())
+    before = config.read_text()
+    more = options(DETECTOR, data, EVERY_BOX)
+    done = run_tool('tools/test.py', DETECTOR, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, *more)
+    assert done.returncode == 0, done.stderr
+    assert config.read_text() == before
+    assert json.loads((tmp_path / 'metrics.1.json').read_text()) == trained
+    report = json.loads((tmp_path / 'metrics.json').read_text())
+    assert report['split'] == 'test' and report['checkpoint'] == str(tmp_path / 'epoch_1.pth')
+
+
+def test_resume_of_a_finished_run_says_that_nothing_is_left(detector_run: Path, data: Path) -> None:
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', detector_run, '--resume', *options(DETECTOR, data))
+    assert done.returncode == 0, done.stderr
+    assert 'nothing left to do: the run has done 1 epochs and train_cfg.max_epochs is 1' in done.stdout + done.stderr
 
 
 def test_a_segmenter_reports_mode_and_ignore_label(segmenter_run: Path) -> None:
@@ -209,7 +232,12 @@ def test_two_processes_train_a_detector(data: Path, tmp_path: Path) -> None:
         (['model.backbone.type=backbones.ConvNext'], r'Did you mean backbones\.ConvNeXt\?'),
         (['val_evaluator.ann_file=nope.json'], r"val_evaluator\.ann_file='nope.json' does not exist"),
         (['load_from=nope.pth'], 'nope.pth'),
-        (['model.backbone.drop_path=0.1'], "unexpected keyword argument 'drop_path'"),
+        (['model.backbone.drop_path=0.1'], "unexpected keyword argument 'drop_path'.*Did you mean drop_path_rate"),
+        (['train_cfg.max_epoch=3'], "unexpected keyword argument 'max_epoch'.*Did you mean max_epochs"),
+        (['model.roi_head.bbox_head.num_clases=3'], "argument 'num_clases'.*Did you mean num_classes"),
+        (['model.neck.colour=3'], "argument 'colour'. Allowed are .*add_extra_convs.*out_channels"),
+        (['optim_wrapper.optimizer.momentum=0.9'], "argument 'momentum'. Allowed are .*betas"),
+        (['data_root=nowhere/'], 'annotation file nowhere/annotations/instances_train.json does not exist'),
     ],
     ids=lambda value: value[0].split('=')[0] if isinstance(value, list) else '',
 )

@@ -2,24 +2,25 @@
 """Run a detector or a segmenter on images without annotations: overlays, and COCO results or label PNGs.
 
 python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --out predictions
+
+A detector's results.json numbers images and categories 1, 2, ... as images.json beside it lists them, categories in the
+order of the checkpoint's classes. (tools/test.py --out uses the ids of the annotation file.)
 """
 
 import argparse
 
-from backbones.cli import run_tool
+from backbones.cli import add_overrides, run_tool
 
 
 def main() -> int:
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of a checkpoint of this model')
     parser.add_argument('images', nargs='+', metavar='IMAGES', help='image files and folders of images')
     parser.add_argument('--out', required=True, metavar='DIR', help='new folder for what is predicted')
-    parser.add_argument('--score', type=float, default=0.3, help='objects below it are not drawn (default 0.3)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config entries')
+        '--score', type=float, default=0.3, help='objects scored below it, 0 to 1, are not drawn (default 0.3)')
+    add_overrides(parser)
     args = parser.parse_args()
     from backbones.evaluation.predict import predict
 

@@ -15,7 +15,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='path of a checkpoint of this model')
     parser.add_argument('--work-dir', help='folder of metrics.json and logs; default work_dirs/<config name>')
     parser.add_argument('--tta', action='store_true', help='several scales and a flip, merged')
-    parser.add_argument('--out', metavar='FILE', help='predictions: .json (detection) or .zip of PNGs (segmentation)')
+    parser.add_argument(
+        '--out', metavar='FILE',
+        help='predictions: .json (detection, with the ids of the annotation file) or .zip of PNGs (segmentation)')
     parser.add_argument('--show-dir', metavar='DIR', help='overlays: prediction beside ground truth')
     return parse_run_options(parser)
 

@@ -33,8 +33,8 @@ def results_table() -> str:
     rows = ['| run | command | training time | measured | aim |', '|---|---|---|---|---|']
     for path in sorted((ROOT / 'docs/results').glob('*.json')):
         run = json.loads(path.read_text())
-        scores = ', '.join(f'{name} {run["metrics"][name]:g}' for name in run['aim'])
-        aim = ', '.join(f'{name} >= {value:g}' for name, value in run['aim'].items())
+        scores = ', '.join(f'{name} {_score(name, run["metrics"][name])}' for name in run['aim'])
+        aim = ', '.join(f'{name} >= {_score(name, value)}' for name, value in run['aim'].items())
         time = f'{run["train_seconds"] / 60:.0f} min, {run["machine"]}'
         rows.append(f'| {run["what"]} | `{run["command"]}` | {time} | **{scores}** | {aim} |')
     return '\n'.join(rows)
@@ -46,7 +46,7 @@ def demo_times() -> str:
     seconds, detection = demo['seconds'], demo['detection']
     scores = (
         f'box AP {detection["bbox_mAP"]:.3f}, mask AP {detection["segm_mAP"]:.3f}, '
-        f'mIoU {demo["segmentation"]["mIoU"]:.3f}'
+        f'mIoU {_score("mIoU", round(100 * demo["segmentation"]["mIoU"], 2))}'
     )
     return (
         f'On {demo["machine"]}, with empty caches and downloads included, `make demo` took\n'
@@ -54,6 +54,11 @@ def demo_times() -> str:
         f'{_clock(seconds["train_and_test"])} to train and test both models\n({scores}).\n'
         f'After it, `make test` took {_clock(seconds["make_test"])}.'
     )
+
+
+def _score(name: str, value: float) -> str:
+    """IoU and accuracies (given in percent, as mmseg reports them) with their sign, AP as a fraction."""
+    return f'{value:g} %' if name in ('mIoU', 'mAcc', 'aAcc') else f'{value:g}'
 
 
 def _clock(seconds: float) -> str:

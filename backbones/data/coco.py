@@ -126,9 +126,10 @@ class CocoDataset(MMDetCocoDataset):
 
     def _read(self) -> dict:
         if is_local(self.ann_file, self.backend_args) and missing_files([self.ann_file]):
+            made = ' (tools/coco_subset.py makes it: docs/real_images.md)' if 'coco8.json' in self.ann_file else ''
             raise ValueError(
                 f'the annotation file {self.ann_file} does not exist (data_root={self.data_root!r} and '
-                'ann_file); put the data there or change the config; data/README.md shows the layouts'
+                f'ann_file); put the data there{made} or change the config; data/README.md shows the layouts'
             )
         try:
             with (

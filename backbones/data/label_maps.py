@@ -108,6 +108,8 @@ class LabelMapDataset(BaseSegDataset):
                 )
             given = listed
         if not given:
+            if path and is_local(path, backend_args):
+                require_folder(data_root or '.', f'data_root={data_root!r}')
             where = f'there is no {path}' if path else 'classes_file is None'
             raise ValueError(
                 f'{cls.__name__} does not know its classes: {where} and metainfo has none. Write '

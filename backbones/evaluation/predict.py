@@ -20,6 +20,7 @@ from backbones.data.palette import make_palette
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
 from backbones.preflight import check_classes
+from backbones.runner import config_mistakes
 from backbones.weights.whole_model import load_model_checkpoint
 
 
@@ -41,15 +42,18 @@ def predict(
         checkpoint: path of a checkpoint of this model.
         images: image files and folders of images.
         out: folder to write into; it must not hold results yet.
-        score_threshold: objects below it are not drawn; `results.json` holds all.
+        score_threshold: objects below it (0 to 1) are not drawn; `results.json` holds all.
         options: dotted config keys to override.
 
     Returns:
         Number of images predicted, number of files that could not be read (each is reported on stderr).
 
     Raises:
-        ValueError: no image found, `out` holds results, the checkpoint does not fit the config.
+        ValueError: no image found, `out` holds results, the threshold is not in 0..1, the checkpoint does not fit the
+            config.
     """
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f'--score {score_threshold:g}: scores lie from 0 to 1; give a fraction, such as 0.3')
     files = find_images(images)
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -111,7 +115,8 @@ def build_model(cfg: Config, checkpoint: str) -> tuple[torch.nn.Module, tuple[st
     from mmengine.registry import MODELS
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
+    with config_mistakes(cfg):
+        model = MODELS.build(cfg.model)
     meta = load_model_checkpoint(model, checkpoint)
     classes = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
     if not classes:

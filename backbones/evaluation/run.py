@@ -46,6 +46,7 @@ def run_test(
     """
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
+    cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
     wanted = '.zip' if is_segmenter(cfg) else '.json'
     if out and Path(out).suffix != wanted:

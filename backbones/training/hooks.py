@@ -9,11 +9,11 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from backbones.evaluation.protocol import evaluation_protocol
-from backbones.files import write_json
+from backbones.files import keep_older, write_json
 from backbones.registry import HOOKS
 from backbones.weights.whole_model import load_model_checkpoint
 
@@ -23,11 +23,14 @@ class MetricsFileHook(Hook):
     """Write `metrics.json` into the work folder after every evaluation: the numbers and how they were measured.
 
     `{"metrics": {...}, "protocol": {...}, "split": "val" | "test", "iteration": int, "epoch": int, "images": int,
-    "train_seconds": float, "config": path}`; what a mere test does not know is null.
+    "train_seconds": float, "config": path, "checkpoint": path}`; what a mere test does not know is null, and so is the
+    checkpoint of a validation at a moment when none was saved. A run replaces its own file; one that another run left
+    is kept as `metrics.1.json`, `metrics.2.json`, ...
     """
 
     priority = 'LOWEST'  # after the hooks that add to or read the metrics
     _started: float | None = None
+    _written = False
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock."""
@@ -46,8 +49,13 @@ class MetricsFileHook(Hook):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         trains = isinstance(runner._train_loop, BaseLoop)  # asking a Runner that only tests would build the loop
+        file = Path(runner.work_dir) / 'metrics.json'
+        kept = None if self._written else keep_older(file)
+        if kept is not None:
+            runner.logger.info(f'{file} of another run is kept as {kept.name}')
+        self._written = True
         write_json(
-            Path(runner.work_dir) / 'metrics.json',
+            file,
             dict(
                 metrics=_short_names(metrics or {}),
                 protocol=evaluation_protocol(runner.cfg, split, isinstance(model, BaseTTAModel)),
@@ -57,9 +65,16 @@ class MetricsFileHook(Hook):
                 images=images,
                 train_seconds=round(time.monotonic() - self._started, 1) if self._started is not None else None,
                 config=runner.cfg.filename,
+                checkpoint=_just_saved(runner) if trains else runner._load_from,
             ),
             indent=2,
         )
+
+
+def _just_saved(runner: Runner) -> str | None:
+    """The checkpoint that holds the weights a training run has at this moment, if CheckpointHook wrote one."""
+    last = runner.message_hub.runtime_info.get('last_ckpt')
+    return last if last and Path(last).name in (f'epoch_{runner.epoch}.pth', f'iter_{runner.iter}.pth') else None
 
 
 def _short_names(metrics: dict[str, float]) -> dict[str, float]:
@@ -105,3 +120,20 @@ class FineTuneHook(Hook):
         """Load after the model's own initialisation."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         load_model_checkpoint(model, self.checkpoint, new_classes=True)
+
+
+@HOOKS.register_module()
+class NothingLeftHook(Hook):
+    """Say in one log line that a resumed run had already reached its end, where MMEngine ends in silence."""
+
+    def before_train(self, runner: Runner) -> None:
+        """The loop knows how far the checkpoint was."""
+        loop = runner.train_loop
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        if done >= end:
+            unit, name = ('epochs', 'max_epochs') if by_epoch else ('iterations', 'max_iters')
+            runner.logger.info(
+                f'nothing left to do: the run has done {done} {unit} and train_cfg.{name} is {end}; set that higher to '
+                'go on'
+            )

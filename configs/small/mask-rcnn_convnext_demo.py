@@ -1,4 +1,4 @@
-"""Mask R-CNN, narrow ConvNeXt from scratch, demo data: trained by `make demo` in about two minutes on two CPU cores.
+"""Mask R-CNN, narrow ConvNeXt from scratch, demo data: trained by `make demo` in 3.5 minutes on two CPU cores.
 
 python tools/train.py configs/small/mask-rcnn_convnext_demo.py
 """

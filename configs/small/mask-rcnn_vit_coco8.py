@@ -1,6 +1,6 @@
 """Mask R-CNN, narrow ViT + SimpleFPN from scratch, learns eight COCO images by heart.
 
-python tools/coco_subset.py data/coco_mini/annotations/instances_train2017.json data/coco8.json --images 8
+python tools/coco_subset.py data/coco/annotations/instances_train2017.json data/coco8.json --ids 9 25 30 34 36 42 49 61
 python tools/train.py configs/small/mask-rcnn_vit_coco8.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',

@@ -36,6 +36,19 @@ def test_an_existing_file_is_not_overwritten(ann_file: Path) -> None:
     assert ann_file.read_text() == before
 
 
+def test_images_of_given_ids_are_kept(ann_file: Path, tmp_path: Path) -> None:
+    assert subset_coco(ann_file, tmp_path / 'two.json', ids=[4, 2]) == [2, 4]
+    content = json.loads((tmp_path / 'two.json').read_text())
+    assert {image['id'] for image in content['images']} == {2, 4}
+    assert [entry['image_id'] for entry in content['annotations']] == [4]
+
+
+def test_an_id_that_is_not_there_is_refused(ann_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'has no image 5, 9 \(4 images\)'):
+        subset_coco(ann_file, tmp_path / 'x.json', ids=[9, 1, 5])
+    assert not (tmp_path / 'x.json').exists()
+
+
 @pytest.mark.parametrize('count', [0, 4])
 def test_more_images_than_there_are_is_refused(ann_file: Path, tmp_path: Path, count: int) -> None:
     with pytest.raises(ValueError, match='has 3 annotated images'):

@@ -198,6 +198,11 @@ def test_without_a_list_the_classes_must_be_given(root):
     assert load(root, metainfo=dict(classes=('road', 'sky', 'tree')))[0]['gt_seg_map'].max() == 255
 
 
+def test_a_missing_data_root_is_named_before_the_class_list(root):
+    with pytest.raises(ValueError, match=r"folder .*/nowhere does not exist \(data_root=.*data/README.md"):
+        load(root / 'nowhere')
+
+
 def test_ade20k_knows_its_150_classes_and_colours(root):
     metainfo = ADE20KDataset(data_root=str(root), pipeline=[]).metainfo
     assert len(metainfo['classes']) == len(metainfo['palette']) == 150 and metainfo['classes'][0] == 'wall'

@@ -18,7 +18,7 @@ from backbones.config import load_config
 from backbones.evaluation.coco_metric import CocoMetric
 from backbones.evaluation.instance_tta import InstanceTTAModel
 from backbones.evaluation.outputs import coco_results, label_png
-from backbones.evaluation.predict import find_images, pipeline_without_labels
+from backbones.evaluation.predict import find_images, pipeline_without_labels, predict
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.evaluation.run import tta_pipeline, use_tta
 
@@ -136,6 +136,12 @@ def test_label_pngs_count_from_one_where_zero_is_ignored(
     sample = DetDataSample(pred_sem_seg=PixelData(data=torch.tensor([[[0, 2], [2, 0]]])))
     (tmp_path / 'x.png').write_bytes(label_png(sample, zero_is_ignored))
     assert set(np.unique(np.array(Image.open(tmp_path / 'x.png'))).tolist()) == values
+
+
+@pytest.mark.parametrize('score', [50, -0.1, float('nan')])
+def test_a_score_outside_0_to_1_is_refused(score: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf'--score {score:g}: scores lie from 0 to 1'):
+        predict('config.py', 'checkpoint.pth', [tmp_path], tmp_path / 'out', score)
 
 
 def test_images_of_equal_names_get_different_results(tmp_path: Path) -> None:

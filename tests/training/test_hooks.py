@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +16,40 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from backbones.convnext import ConvNeXt
-from backbones.training.hooks import ChannelsLastHook
+from backbones.training import hooks
+from backbones.training.hooks import ChannelsLastHook, MetricsFileHook
+
+
+@pytest.fixture
+def tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the metrics hook asks a Runner that tests."""
+    monkeypatch.setattr(hooks, 'evaluation_protocol', lambda cfg, split, tta: {})
+    return SimpleNamespace(
+        model=nn.Identity(), _train_loop=None, _load_from='other/epoch_3.pth', work_dir=str(tmp_path),
+        cfg=SimpleNamespace(filename='a.py'), logger=logging.getLogger('test'),
+        test_dataloader=SimpleNamespace(dataset=[0, 1]))
+
+
+def test_metrics_of_another_run_are_kept_and_ones_own_replaced(tested: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / 'metrics.json').write_text('{"train_seconds": 9}')
+    hook = MetricsFileHook()
+    for value in (0.1, 0.2):
+        hook.after_test_epoch(tested, dict(mIoU=value))
+    assert {path.name for path in tmp_path.iterdir()} == {'metrics.json', 'metrics.1.json'}
+    assert json.loads((tmp_path / 'metrics.1.json').read_text()) == {'train_seconds': 9}
+    assert json.loads((tmp_path / 'metrics.json').read_text())['metrics'] == {'mIoU': 0.2}
+
+
+def test_metrics_name_the_checkpoint_they_belong_to(tested: SimpleNamespace, tmp_path: Path) -> None:
+    MetricsFileHook().after_test_epoch(tested, dict(mIoU=0.1))
+    assert json.loads((tmp_path / 'metrics.json').read_text())['checkpoint'] == 'other/epoch_3.pth'
+
+
+@pytest.mark.parametrize(('epoch', 'name'), [(3, 'w/epoch_3.pth'), (4, None)])
+def test_a_validation_names_only_a_checkpoint_of_the_same_moment(epoch: int, name: str | None) -> None:
+    runner = SimpleNamespace(
+        message_hub=SimpleNamespace(runtime_info=dict(last_ckpt='w/epoch_3.pth')), epoch=epoch, iter=30)
+    assert hooks._just_saved(runner) == name
 
 
 def test_channels_last_keeps_the_features_and_their_memory_order() -> None:
