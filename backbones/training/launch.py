@@ -15,7 +15,8 @@ from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.runner import build_runner
 from backbones.training.hooks import FineTuneHook
 from backbones.weights.load import check_model_checkpoint, local_file
-from backbones.weights.read import is_url, read_state
+from backbones.weights.read import read_state
+from backbones.weights.sources import is_url
 
 
 def run_training(

@@ -25,7 +25,8 @@ from backbones.weights import convnext_layouts, vit_layouts
 from backbones.weights.advice import arch_name, arch_text, first_names, own_arch, refusal, size_hint
 from backbones.weights.coverage import Coverage, parts_of
 from backbones.weights.layout import Layout, State, recognise
-from backbones.weights.read import fetch, is_url, read_state
+from backbones.weights.read import read_state
+from backbones.weights.sources import fetch, is_url
 
 INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'map_location')
 
