@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
+from backbones.convnext import ConvNeXt
 from backbones.data.demo import generate_demo
 from backbones.weights.read import read_state
 
@@ -189,11 +191,16 @@ def test_two_processes_find_what_one_finds(detector_run: Path, data: Path, tmp_p
     assert report_together['metrics'] == report['metrics'] and report_together['images'] == 3
 
 
-def test_two_processes_train_a_detector(data: Path, tmp_path: Path) -> None:
+def test_two_processes_train_a_detector_from_weights_that_are_those_of_the_file(data: Path, tmp_path: Path) -> None:
+    arch = dict(depths=(2, 2, 4, 2), dims=(24, 48, 96, 192))
+    torch.save({'model': ConvNeXt(arch, output_norm=False).state_dict()}, tmp_path / 'backbone.pth')
+    init = [f'model.backbone.init_cfg.{key}' for key in ('type=Pretrained', f'checkpoint={tmp_path}/backbone.pth')]
     done = run_tool(
-        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data),
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data, *init),
         processes=2)
     assert done.returncode == 0, done.stderr
+    said = f'backbone: 106 tensors are those of {tmp_path}/backbone.pth on every rank before the first step'
+    assert said in done.stdout + done.stderr
     assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
 
 

@@ -13,10 +13,11 @@ from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.runner import build_runner
-from backbones.training.hooks import FineTuneHook
-from backbones.weights.load import check_model_checkpoint, local_file
+from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
+from backbones.weights.load import local_file
 from backbones.weights.read import read_state
 from backbones.weights.sources import is_url
+from backbones.weights.whole_model import check_model_checkpoint
 
 
 def run_training(
@@ -64,6 +65,7 @@ def run_training(
         else:  # fine-tuning: our own reader, after the weights are initialised
             runner._load_from = None
             runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
+    runner.register_hook(PretrainedWeightsHook(against_file=not cfg.get('load_from')))
     runner.train()
     return Path(cfg.work_dir)
 

@@ -11,7 +11,9 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+import backbones
 from backbones.convnext import ConvNeXt
+from backbones.positions import resize_patches
 from backbones.vit import VisionTransformer
 from backbones.weights import load
 from backbones.weights.load import initialise_from_checkpoint, load_pretrained
@@ -93,7 +95,7 @@ def test_a_published_size_is_named(tmp_path: Path) -> None:
         tmp_path / 'w.pth', official(VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32))
     )
     model = VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32)
-    assert load_pretrained(model, path).summary().startswith('VisionTransformer-tiny <- timm: ')
+    assert load_pretrained(model, path).summary().startswith('VisionTransformer-tiny <- DeiT or MAE: ')
 
 
 def test_half_precision_is_cast(convnext_file: Path, tmp_path: Path) -> None:
@@ -191,8 +193,28 @@ def test_another_depth_is_refused_with_the_one_that_fits(convnext_file: Path) ->
     refused(model, convnext_file, r'arch=dict\(depths=\(1, 1, 2, 1\), dims=\(8, 16, 24, 32\)\) fits')
 
 
-def test_another_patch_size_is_refused_with_the_one_that_fits(vit_file: Path) -> None:
-    refused(VisionTransformer(VIT, patch_size=8, pretrain_img_size=64), vit_file, r': patch_size=16 fits')
+def test_patches_of_another_size_are_resized_and_said_so(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64)
+    coverage = load_pretrained(model, vit_file)
+    assert coverage.resized['patch_embed.proj.weight'] == ((8, 3, 16, 16), (8, 3, 8, 8))
+    wanted = resize_patches(torch.load(vit_file)['model']['patch_embed.proj.weight'], 8)
+    assert model.patch_embed.proj.weight.equal(wanted)
+
+
+def test_the_rule_for_patches_can_be_chosen_in_the_config(vit_file: Path) -> None:
+    cfg = dict(type='Pretrained', checkpoint=str(vit_file), patch_resize='bicubic')
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64, init_cfg=cfg)
+    model.init_weights()
+    wanted = resize_patches(torch.load(vit_file)['model']['patch_embed.proj.weight'], 8, 'bicubic')
+    assert model.patch_embed.proj.weight.equal(wanted)
+
+
+def test_patches_of_another_size_can_be_refused_with_the_one_that_fits(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64)
+    with pytest.raises(ValueError, match=r': patch_size=16 fits'):
+        load_pretrained(model, vit_file, patch_resize='none')
+    with pytest.raises(ValueError, match=r"patch_resize='linear' is unknown; choose 'flexivit'"):
+        load_pretrained(model, vit_file, patch_resize='linear')
 
 
 def test_register_tokens_that_the_backbone_lacks_are_refused(tmp_path: Path) -> None:
@@ -204,19 +226,39 @@ def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> N
     refused(
         ConvNeXt(CONVNEXT),
         vit_file,
-        r"is not for ConvNeXt: it looks like VisionTransformer.*'timm'.*embed_dim=8",
+        r"is not for ConvNeXt: it looks like VisionTransformer.*'DeiT or MAE'.*embed_dim=8",
     )
     refused(VisionTransformer(VIT), convnext_file, r"it looks like ConvNeXt.*type='backbones\.ConvNeXt'")
 
 
-def test_a_language_model_is_in_no_known_layout(tmp_path: Path) -> None:
-    state = {f'model.layers.{i}.self_attn.q_proj.weight': torch.zeros(2, 2) for i in range(9)}
-    path = saved(tmp_path / 'llm.pth', state)
-    refused(
-        ConvNeXt(CONVNEXT),
-        path,
-        'is in no known layout: it has 9 tensors, model.layers.0.*and 5 more; known for',
-    )
+@pytest.mark.parametrize(
+    ('names', 'finding'),
+    [
+        (['model.embed_tokens.weight', 'model.layers.0.self_attn.q_proj.weight'], 'is a language model: it has 2'),
+        (['head.weight', 'head.bias'], 'holds a classification head only: it has 2 tensors, head.weight, head.bias'),
+        ([f'layers.{i}.weight' for i in range(9)], 'is in no known layout: it has 9 tensors.*and 5 more; give a file'),
+    ],
+)
+def test_a_file_of_something_else_is_named(names: list[str], finding: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / 'w.pth', {name: torch.zeros(2, 2) for name in names})
+    refused(ConvNeXt(CONVNEXT), path, finding)
+    with pytest.raises(ValueError, match=finding):
+        backbones.load_backbone(path)
+
+
+def test_a_file_with_nan_is_refused(convnext_file: Path, tmp_path: Path) -> None:
+    state = torch.load(convnext_file)['model']
+    state['stages.1.0.pwconv1.bias'][3] = torch.nan
+    path = saved(tmp_path / 'w.pth', state)
+    refused(ConvNeXt(CONVNEXT), path, r'1 hold NaN or infinity: stages\.1\.0\.pwconv1\.bias')
+
+
+def test_a_setting_that_is_not_the_publishers_is_said(reference) -> None:
+    source = reference('vit_hf_vit')
+    model = backbones.load_backbone(source.checkpoint, norm_eps=1e-6)
+    coverage = load_pretrained(model, source.checkpoint)
+    assert coverage.complete
+    assert 'differs from the source: norm_eps=1e-06 (source 1e-12)' in coverage.summary()
 
 
 def test_an_unknown_parameter_is_refused(convnext_file: Path, tmp_path: Path) -> None:
