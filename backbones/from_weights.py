@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from backbones.vit_parts import ACTIVATIONS, read_arch
 from backbones.weights.advice import unknown_layout
 from backbones.weights.convnext_family import CONVNEXT
 from backbones.weights.load import Recognised, load_pretrained, local_file, read_tensors, recognise_in
-from backbones.weights.sources import spelled
+from backbones.weights.sources import Checkpoint, spelled
 from backbones.weights.vit_family import VIT
 
-Checkpoint = str | os.PathLike | Sequence[str | os.PathLike]
 CLASSES = {'ConvNeXt': ConvNeXt, 'VisionTransformer': VisionTransformer}
 HEAD_WIDTH = 64  # of every published ViT that VIT_ARCHS does not name
 # Hugging Face's config.json -> argument; a CLIP file keeps the image tower's part under vision_config.

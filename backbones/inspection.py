@@ -19,9 +19,10 @@ from backbones.weights.advice import arch_name, refusal
 from backbones.weights.export import export, save_tensors
 from backbones.weights.index import entries
 from backbones.weights.load import is_finite, local_file, read_tensors, survey
+from backbones.weights.sources import Checkpoint, spelled
 
 
-def inspect_file(checkpoint: str | os.PathLike) -> dict[str, Any]:
+def inspect_file(checkpoint: Checkpoint) -> dict[str, Any]:
     """Read a checkpoint and say what it holds.
 
     Returns:
@@ -37,7 +38,7 @@ def inspect_file(checkpoint: str | os.PathLike) -> dict[str, Any]:
     tensors = read_tensors(path)[0]
     arguments, problem = _arguments(found, path)
     report = dict(
-        file=os.fspath(checkpoint),
+        file=spelled(checkpoint),
         bytes=path.stat().st_size,
         family=found.family.name,
         layout=found.layout.name,
@@ -109,7 +110,7 @@ def _shortened(names: list[str], limit: int = 6) -> str:
     return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 
-def check_file(config: str | Path, checkpoint: str | os.PathLike, options: dict[str, Any] | None = None) -> str:
+def check_file(config: str | Path, checkpoint: Checkpoint, options: dict[str, Any] | None = None) -> str:
     """Say whether the backbone of a config takes a checkpoint, without training.
 
     Returns:
@@ -136,7 +137,7 @@ def check_file(config: str | Path, checkpoint: str | os.PathLike, options: dict[
     return f'{coverage.table()}\n\n{coverage.summary()}'
 
 
-def convert_file(checkpoint: str | os.PathLike, out: str | os.PathLike, target: str) -> str:
+def convert_file(checkpoint: Checkpoint, out: str | os.PathLike, target: str) -> str:
     """Write the backbone of a checkpoint in another layout, proved to read back bit for bit.
 
     Returns:

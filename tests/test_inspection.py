@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from weights.test_layouts import ALL
 
 from backbones import inspection
 from backbones.convnext import ConvNeXt
@@ -36,6 +37,18 @@ def test_a_report_of_a_vit_has_patch_and_position_grid(reference) -> None:
     report = json.loads(inspection.to_json(inspection.inspect_file(reference('vit_timm').checkpoint)))
     assert (report['patch_size'], report['position_grid']) == (16, [4, 4])
     assert 'num_heads' in report['note']
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_reference_is_named_with_its_architecture(name: str, reference) -> None:
+    source = reference(name)
+    report = inspection.inspect_file(source.checkpoint)
+    layout, _, prefix = ALL[name][0].partition(' under ')
+    assert (report['layout'], report['prefix']) == (layout, prefix.strip("'"))
+    assert report['family'] == ('VisionTransformer' if name.startswith('vit') else 'ConvNeXt')
+    for key in {'depths', 'dims', 'depth', 'dim', 'embed_dim'} & set(source.meta['arch']):
+        given = source.meta['arch'][key]
+        assert report['arguments']['arch'][key] == (tuple(given) if isinstance(given, list) else given)
 
 
 def test_a_config_that_takes_the_file_gets_its_coverage(tiny: Path) -> None:

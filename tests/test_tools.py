@@ -272,6 +272,20 @@ def test_fine_tuning_takes_all_but_the_class_layers_from_another_run(
     assert [name for name in kept if not old[name].equal(new[name])] == []
 
 
+def test_init_cfg_of_the_whole_model_is_loaded_counted_and_refused_like_load_from(
+    detector_run: Path, data: Path, tmp_path: Path
+) -> None:
+    init = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={detector_run}/epoch_1.pth']
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'good', *options(DETECTOR, data, *init))
+    assert done.returncode == 0, done.stderr
+    total = len(read_state(detector_run / 'epoch_1.pth'))
+    assert f'MaskRCNN <- {detector_run}/epoch_1.pth: {total}/{total} tensors' in done.stdout + done.stderr
+    other = [*init, 'model.neck.out_channels=32', 'model.rpn_head.in_channels=32']
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'bad', *options(DETECTOR, data, *other))
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
+
+
 def test_resume_with_nothing_to_resume_from_is_an_error(data: Path, tmp_path: Path) -> None:
     from backbones.training.launch import run_training
 

@@ -38,7 +38,7 @@ from backbones.weights.fingerprint import LoadedFrom
 from backbones.weights.layout import Layout, State, recognise
 from backbones.weights.pyramid_family import SIMPLE_FPN
 from backbones.weights.read import peel, read_file
-from backbones.weights.sources import fetch, licence_notice, resolve, spelled
+from backbones.weights.sources import Checkpoint, fetch, licence_notice, resolve, spelled
 from backbones.weights.vit_family import VIT
 
 INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'patch_resize', 'map_location')
@@ -79,8 +79,8 @@ class Recognised:
 def read_tensors(path: Path) -> tuple[State, tuple[str, ...]]:
     """Read a file: its tensors, and the keys that wrap them (`model`, `teacher`), which tell some publishers apart."""
     content = read_file(path)
-    wrappers = tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
-    return peel(content, str(path)), wrappers
+    state = peel(content, str(path))
+    return state, tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
 
 
 def recognise_in(
@@ -179,7 +179,7 @@ def is_finite(value: Tensor) -> bool:
 # --- load ---------------------------------------------------------------------------------------------------
 
 
-def local_file(checkpoint: str | os.PathLike | Sequence[str | os.PathLike]) -> Path:
+def local_file(checkpoint: Checkpoint) -> Path:
     """Give the local file of a checkpoint; it is downloaded once per machine while the other ranks wait.
 
     Args:
@@ -206,7 +206,7 @@ def local_file(checkpoint: str | os.PathLike | Sequence[str | os.PathLike]) -> P
 
 def load_pretrained(
     module: nn.Module,
-    checkpoint: str | os.PathLike | Sequence[str | os.PathLike],
+    checkpoint: Checkpoint,
     *,
     prefix: str | None = None,
     strict: bool = True,
@@ -263,7 +263,7 @@ def no_longer_loaded(module: nn.Module) -> list[str]:
 
 def survey(
     module: nn.Module,
-    checkpoint: str | os.PathLike | Sequence[str | os.PathLike],
+    checkpoint: Checkpoint,
     state: State,
     wrappers: Sequence[str],
     *,

@@ -23,6 +23,7 @@ from backbones.weights import hub
 from backbones.weights.download import WAITS, DownloadError, download, promised_hash, shown
 from backbones.weights.index import Entry, entries
 
+Checkpoint = str | os.PathLike | Sequence[str | os.PathLike]  # what `resolve` knows
 OFFLINE = 'MMBACKBONES_OFFLINE'
 SCHEMES = ('https://', 'http://', 'hf://', 'timm://')
 SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors', '.npz', '.pkl', '.ckpt', '.json')
@@ -103,7 +104,7 @@ def _web_address(checkpoint: str) -> str:
     return hub.address(checkpoint) if checkpoint.startswith(('hf://', 'timm://')) else checkpoint
 
 
-def spelled(checkpoint: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
+def spelled(checkpoint: Checkpoint) -> str:
     """Write a checkpoint as the user named it, for messages."""
     names = checkpoint if isinstance(checkpoint, list | tuple) else [checkpoint]
     return ' or '.join(shown(os.fspath(name)) for name in names)
@@ -112,7 +113,7 @@ def spelled(checkpoint: str | os.PathLike | Sequence[str | os.PathLike]) -> str:
 # --- resolve ------------------------------------------------------------------------------------------------
 
 
-def resolve(checkpoint: str | os.PathLike | Sequence[str | os.PathLike]) -> Source:
+def resolve(checkpoint: Checkpoint) -> Source:
     """Tell what a checkpoint is and where it comes from, without the network and without opening a file.
 
     Args:
@@ -206,7 +207,7 @@ def _unknown(name: str) -> str:
 
 
 def fetch(
-    checkpoint: Source | str | os.PathLike | Sequence[str | os.PathLike],
+    checkpoint: Source | Checkpoint,
     *,
     progress: bool = True,
     waits: Sequence[float] = WAITS,

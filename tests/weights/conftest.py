@@ -1,4 +1,4 @@
-"""Shared by the tests of downloads: an empty cache, and servers on this machine."""
+"""Shared by the tests of weights: toy checkpoints, an empty cache, and servers on this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from web_server import Server, handler_of
+from weights.toy_files import CONVNEXT, VIT, official, saved
+
+from backbones.convnext import ConvNeXt
+from backbones.vit import VisionTransformer
 
 
 @pytest.fixture
@@ -50,3 +54,15 @@ def server(start_server: Callable[[], Server], tmp_path: Path) -> Server:
     offer = start_server()
     offer.files['/w.pth'] = (tmp_path / 'source.pth').read_bytes()
     return offer
+
+
+@pytest.fixture
+def convnext_file(tmp_path: Path) -> Path:
+    """A toy ConvNeXt V1 in the official layout."""
+    return saved(tmp_path / 'convnext.pth', official(ConvNeXt(CONVNEXT)))
+
+
+@pytest.fixture
+def vit_file(tmp_path: Path) -> Path:
+    """A toy ViT in timm's layout, trained at 64 x 64."""
+    return saved(tmp_path / 'vit.pth', official(VisionTransformer(VIT, pretrain_img_size=64)))
