@@ -147,9 +147,10 @@ def convert_file(checkpoint: Checkpoint, out: str | os.PathLike, target: str) ->
         ValueError: if the file cannot be read, the target cannot hold it, or `out` is there already.
     """
     found = recognise_file(checkpoint)
-    written = export(found.native, found.family, target)
+    written = export(found.native, found.family, target, found.layout.models[0])
     save_tensors(out, written.tensors, written.wrapper)
-    omitted = f'; left out, because its code computes it: {", ".join(written.omitted)}' if written.omitted else ''
+    names = ', '.join(written.omitted)
+    omitted = f'; left out, because that code computes it or has none: {names}' if names else ''
     change = f'{found.family.name}: {found.layout.name} -> {written.layout}'
     return f'{change}, {len(written.tensors)} tensors in {os.fspath(out)}{omitted}'
 

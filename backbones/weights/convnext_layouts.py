@@ -84,6 +84,8 @@ MMPRETRAIN: tuple[Rule, ...] = (
     ('stages.{i}.{j}.depthwise_conv.{w}', 'stages.{i}.{j}.dwconv.{w}'),
     ('stages.{i}.{j}.pointwise_conv1.{w}', 'stages.{i}.{j}.pwconv1.{w}'),
     ('stages.{i}.{j}.pointwise_conv2.{w}', 'stages.{i}.{j}.pwconv2.{w}'),
+    *((name, name) for name in ('downsample_layers.{i}.{j}.{w}', 'stages.{i}.{j}.norm.{w}', 'norm{i}.{w}')),
+    *((f'stages.{{i}}.{{j}}.{name}', f'stages.{{i}}.{{j}}.{name}') for name in ('gamma', 'grn.gamma', 'grn.beta')),
 )
 # MinkowskiEngine's containers add a level to the names.
 # https://github.com/facebookresearch/ConvNeXt-V2/blob/2553895/models/convnextv2_sparse.py
@@ -147,10 +149,15 @@ def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), **opti
     return Layout(name, 'ConvNeXt', has, lacks, **options)
 
 
+# Norms of outputs belong to dense prediction; a classifier's code has no place for them.
+NORMS = tuple(f'norm{i}.{kind}' for i in range(4) for kind in ('weight', 'bias'))
 _foreign = dict(keeps=False)
-_official = dict(split=_as_is, targets=('official',), wrapper='model')
+_official = dict(split=_as_is, targets=('official',), wrapper='model', omits=NORMS)
 LAYOUTS = (
-    _layout('DINOv3', (*STAGES, 'norms.3.weight'), ('*.grn.gamma',), table=DINOV3),
+    _layout(
+        'DINOv3', (*STAGES, 'norms.3.weight'), ('*.grn.gamma',), table=DINOV3, split=_as_is,
+        targets=('official',), models=('dinov3',),
+    ),
     _layout('official detector', (*STAGES, 'norm[0-3].weight'), ('*.grn.gamma',)),
     _layout('official V1', STAGES, ('*.grn.gamma',), **_official),
     _layout('V2 detector', (*STAGES, '*.grn.gamma', 'norm[0-3].weight')),
@@ -165,7 +172,7 @@ LAYOUTS = (
     ),
     _layout(
         'timm', ('stem.0.weight', 'stages.0.blocks.0.conv_dw.weight'), table=TIMM, split=_flat_grn, targets=('timm',),
-        **_foreign,
+        omits=NORMS, models=('', 'dinov3'), **_foreign,
     ),
     _layout(
         'Hugging Face', ('embeddings.patch_embeddings.weight', 'encoder.stages.0.layers.0.dwconv.weight'),
@@ -177,14 +184,14 @@ LAYOUTS = (
     ),
     _layout(
         'DINOv3, Hugging Face', ('stages.0.downsample_layers.0.weight', 'stages.0.layers.0.depthwise_conv.weight'),
-        table=DINOV3_HUGGING_FACE, **_foreign,
+        table=DINOV3_HUGGING_FACE, split=_as_is, targets=('hf',), models=('dinov3',), **_foreign,
     ),
     _layout(
         'torchvision', ('features.0.0.weight', 'features.1.0.block.0.weight', 'features.1.0.layer_scale'),
-        table=TORCHVISION, split=_torchvision_scale, targets=('torchvision',), **_foreign,
+        table=TORCHVISION, split=_torchvision_scale, targets=('torchvision',), omits=NORMS, **_foreign,
     ),
     _layout(
         'mmpretrain', ('downsample_layers.0.0.weight', 'stages.0.0.depthwise_conv.weight'), table=MMPRETRAIN,
-        split=_flat_grn, targets=('mmpretrain',), wrapper='state_dict', prefix='backbone.',
+        split=_flat_grn, targets=('mmpretrain',), wrapper='state_dict', prefix='backbone.', **_foreign,
     ),
 )

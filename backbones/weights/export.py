@@ -15,7 +15,7 @@ from torch import Tensor
 
 from backbones.weights.family import Family
 from backbones.weights.layout import Layout, State, recognise
-from backbones.weights.vit_values import fold_class_position, timm_positions
+from backbones.weights.vit_values import fold_class_position, timm_names
 
 TARGETS = ('native', 'timm', 'hf', 'torchvision', 'mmpretrain', 'official')
 
@@ -37,13 +37,14 @@ class Export:
     omitted: list[str]
 
 
-def export(native: State, family: Family, target: str) -> Export:
+def export(native: State, family: Family, target: str, model: str = '') -> Export:
     """Name and shape native tensors as `target` does.
 
     Args:
         native: all tensors of a backbone by their native names.
         family: the backbone's.
         target: one of `TARGETS`.
+        model: what the weights are, as in `Layout.models`; the first of those of the layout that they came in.
 
     Raises:
         ValueError: if the target has no place for a tensor, or reading the result back gives other bits.
@@ -52,36 +53,39 @@ def export(native: State, family: Family, target: str) -> Export:
         raise ValueError(f'the layout {target!r} is unknown; choose one of {list(TARGETS)}')
     if target == 'native':
         return Export('native', dict(native), '', [])
-    candidates = [layout for layout in family.layouts if target in layout.targets]
+    candidates = [layout for layout in family.layouts if target in layout.targets and model in layout.models]
     if not candidates:
-        raise ValueError(f'{target!r} has no {family.name}; choose one of {_targets_of(family)}')
+        raise ValueError(f'{target!r} has no {model} {family.name}; choose one of {_targets_of(family, model)}')
     reasons = []
-    for layout in candidates:
-        try:
-            return _export_as(native, family, layout)
-        except ValueError as error:
-            reasons.append(str(error))
+    # First a layout that is recognised by its name, then one that only gives the same tensors back: DINOv2's file is
+    # known by a mask token, which no backbone keeps.
+    for recognised in (True, False):
+        for layout in candidates:
+            try:
+                return _export_as(native, family, layout, recognised)
+            except ValueError as error:
+                reasons.append(str(error))
     raise ValueError(f'this {family.name} cannot be written for {target!r}: {"; ".join(dict.fromkeys(reasons))}')
 
 
-def _targets_of(family: Family) -> list[str]:
-    known = {target for layout in family.layouts for target in layout.targets}
+def _targets_of(family: Family, model: str) -> list[str]:
+    known = {target for layout in family.layouts if model in layout.models for target in layout.targets}
     return ['native', *(target for target in TARGETS if target in known)]
 
 
-def _export_as(native: State, family: Family, layout: Layout) -> Export:
+def _export_as(native: State, family: Family, layout: Layout, recognised: bool) -> Export:
     """Write one layout, and read it back."""
-    if layout.split is timm_positions:
+    if layout.split is timm_names:
         native = fold_class_position(native)
     written = layout.write(native)
     tensors = {layout.prefix + name: value for name, value in written.items()}
     wrappers = (layout.wrapper,) if layout.wrapper else ()
     found = recognise(tensors, family.layouts, None, wrappers)
-    if found is None or found[0] is not layout:
+    if found is None or (recognised and found[0] is not layout):
         seen = 'nothing known' if found is None else repr(found[0].name)
         raise ValueError(f'in the layout {layout.name!r} it would be taken for {seen}')
     omitted = [name for name in native if name in layout.omits]
-    back = layout.convert(found[2]).native
+    back = found[0].convert(found[2]).native
     wrong = [name for name in native if name not in omitted and not _equal(native[name], back.get(name))]
     wrong += [name for name in back if name not in native]
     if wrong:

@@ -69,14 +69,17 @@ class Layout:
         has: fnmatch patterns; each must fit some name of the file.
         lacks: fnmatch patterns; none may fit any name of the file.
         table: the first rule that fits decides.
+        also: further rules, for reading only: names of older files, parts that are left out.
         keeps: a name without a rule is taken as native; False makes it a leftover, which is refused.
         merge: pure function from renamed tensors to native ones (fuse, reshape, transpose).
         split: the reverse of `merge`, for writing; None where a layout is only read.
-        targets: what `tools/weights.py convert --to` calls this layout; () where it is only read.
+        targets: what `tools/weights.py convert --to` calls this layout; () if it is only read.
         only_in: key that must wrap the tensors in the file: tells publishers of equal names apart.
         wrapper: key under which the publisher keeps the tensors, for writing; '' for none.
         prefix: where the publisher's file has the backbone, for writing.
-        omits: native names that are left out when written, because the publisher's code computes them.
+        omits: native names that are left out when written: the publisher's code computes them or has none.
+        models: what the layout is written for: 'dinov3' where that code base names this model in its own way, '' for
+            the family's plain form. A file keeps the first of its layout.
         source: constructor arguments of the published models that the tensors cannot show (eps, activation, how
             positions are resized).
     """
@@ -86,6 +89,7 @@ class Layout:
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     table: tuple[Rule, ...] = ()
+    also: tuple[Rule, ...] = ()
     keeps: bool = True
     merge: Callable[[State], State] = _same
     split: Callable[[State], State] | None = None
@@ -94,6 +98,7 @@ class Layout:
     wrapper: str = ''
     prefix: str = ''
     omits: tuple[str, ...] = ()
+    models: tuple[str, ...] = ('',)
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def matches(self, state: Mapping[str, Tensor], wrappers: Sequence[str] = ()) -> bool:
@@ -121,7 +126,7 @@ class Layout:
 
     def rename(self, name: str) -> str | None:
         """Give the native name of one name of the file; None drops it."""
-        for theirs, ours in self.table:
+        for theirs, ours in (*self.table, *self.also):
             for template in (theirs,) if isinstance(theirs, str) else theirs:
                 if ours is None:
                     if _expression(template).fullmatch(name):

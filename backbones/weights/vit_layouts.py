@@ -21,29 +21,26 @@ HEADS: tuple[Rule, ...] = (
     ('decoder_{rest}', None),
     ('{rest}.relative_position_index', None),  # recomputed
 )
-BLOCKS: tuple[Rule, ...] = (
-    ('blocks.{i}.gamma_1', 'blocks.{i}.ls1.gamma'),
-    ('blocks.{i}.gamma_2', 'blocks.{i}.ls2.gamma'),
-    ('blocks.{i}.mlp.lin1.{w}', 'blocks.{i}.mlp.fc1.{w}'),  # SAM
+# Layer scale in DeiT III, BEiT and timm's models of class Eva.
+GAMMA: tuple[Rule, ...] = tuple((f'blocks.{{i}}.gamma_{n}', f'blocks.{{i}}.ls{n}.gamma') for n in (1, 2))
+SAM: tuple[Rule, ...] = (
+    ('blocks.{i}.mlp.lin1.{w}', 'blocks.{i}.mlp.fc1.{w}'),
     ('blocks.{i}.mlp.lin2.{w}', 'blocks.{i}.mlp.fc2.{w}'),
-    ('blocks.{i}.mlp.fc1_g.{w}', 'blocks.{i}.mlp.w1.{w}'),  # timm's DINOv3 with SwiGLU
-    ('blocks.{i}.mlp.fc1_x.{w}', 'blocks.{i}.mlp.w2.{w}'),
-    # DINOv2's training files group blocks into chunks and keep counting through: blocks.CHUNK.INDEX
-    ('blocks.{i}.{j}.norm1.{w}', 'blocks.{j}.norm1.{w}'),
-    ('blocks.{i}.{j}.norm2.{w}', 'blocks.{j}.norm2.{w}'),
-    ('blocks.{i}.{j}.attn.{rest}', 'blocks.{j}.attn.{rest}'),
-    ('blocks.{i}.{j}.mlp.{rest}', 'blocks.{j}.mlp.{rest}'),
-    ('blocks.{i}.{j}.ls1.gamma', 'blocks.{j}.ls1.gamma'),
-    ('blocks.{i}.{j}.ls2.gamma', 'blocks.{j}.ls2.gamma'),
 )
-REGISTERS: tuple[Rule, ...] = ((('register_tokens', 'storage_tokens'), 'reg_token'),)
+# SwiGLU in timm's DINOv3; `fc2`, the third matrix, is renamed by its company.
+SPLIT_GLU: tuple[Rule, ...] = (
+    ('blocks.{i}.mlp.fc1_g.{w}', 'blocks.{i}.mlp.w1.{w}'),
+    ('blocks.{i}.mlp.fc1_x.{w}', 'blocks.{i}.mlp.w2.{w}'),
+)
+# DINOv2's training files group blocks into chunks and keep counting through: blocks.CHUNK.INDEX
+CHUNKS: tuple[Rule, ...] = (
+    *((f'blocks.{{i}}.{{j}}.{norm}.{{w}}', f'blocks.{{j}}.{norm}.{{w}}') for norm in ('norm1', 'norm2')),
+    *((f'blocks.{{i}}.{{j}}.{part}.{{rest}}', f'blocks.{{j}}.{part}.{{rest}}') for part in ('attn', 'mlp')),
+    *((f'blocks.{{i}}.{{j}}.{scale}.gamma', f'blocks.{{j}}.{scale}.gamma') for scale in ('ls1', 'ls2')),
+)
+REGISTERS: tuple[Rule, ...] = (('register_tokens', 'reg_token'),)
 STORAGE: tuple[Rule, ...] = (('storage_tokens', 'reg_token'),)
-NATIVE = HEADS + BLOCKS
-# Names are native where they are written, but for what stands here.
-PLAIN: tuple[Rule, ...] = HEADS
-BEIT: tuple[Rule, ...] = HEADS + BLOCKS[:2]
-DINOV2: tuple[Rule, ...] = HEADS + REGISTERS
-DINOV3: tuple[Rule, ...] = HEADS + STORAGE
+NATIVE = HEADS + GAMMA + SAM + SPLIT_GLU + CHUNKS + REGISTERS + STORAGE
 
 CORE = ('patch_embed.proj.weight', 'blocks.*norm1.weight', 'blocks.*attn.qkv.weight', 'blocks.*attn.proj.weight')
 
@@ -111,7 +108,7 @@ MM: tuple[Rule, ...] = (
     ('rel_pos_bias.relative_position_bias_table', 'rel_pos_bias.relative_position_bias_table'),
     ('pre_norm.{w}', 'norm_pre.{w}'),
     ('ln1.{w}', 'norm.{w}'),
-    *((name, name) for name in ('cls_token', 'pos_embed', 'reg_token', 'dist_token')),
+    *((name, name) for name in ('cls_token', 'pos_embed')),
     ('{rest}.relative_position_index', None),
     ('ln2.{w}', None),  # of the pooled vector
     ('mask_token', None),
@@ -161,8 +158,6 @@ HF_BLOCK = 'encoder.layer.{i}.'
 HF_EMBEDDINGS: tuple[Rule, ...] = (
     ('embeddings.cls_token', 'cls_token'),
     ('embeddings.position_embeddings', 'pos_embed'),
-    ('embeddings.register_tokens', 'reg_token'),
-    ('embeddings.distillation_token', 'dist_token'),
     ('embeddings.mask_token', None),
     ('embeddings.patch_embeddings.projection.{w}', 'patch_embed.proj.{w}'),
     ('layernorm.{w}', 'norm.{w}'),
@@ -171,6 +166,8 @@ HF_EMBEDDINGS: tuple[Rule, ...] = (
     ('decoder.{rest}', None),
     *((f'{part}.{{rest}}', None) for part in ('classifier', 'cls_classifier', 'distillation_classifier', 'lm_head')),
 )
+HF_REGISTERS: Rule = ('embeddings.register_tokens', 'reg_token')
+DISTILLED: tuple[Rule, ...] = (('embeddings.distillation_token', 'dist_token'),)
 HUGGING_FACE: tuple[Rule, ...] = (
     *HF_EMBEDDINGS,
     *_hf_attention(HF_BLOCK + 'attention.attention.', ('query', 'key', 'value')),
@@ -191,6 +188,7 @@ HF_BEIT: tuple[Rule, ...] = (
     ('encoder.relative_position_bias.relative_position_bias_table', 'rel_pos_bias.relative_position_bias_table'),
 )
 HF_DINOV2: tuple[Rule, ...] = (
+    HF_REGISTERS,
     *HF_EMBEDDINGS,
     *_hf_attention(HF_BLOCK + 'attention.attention.', ('query', 'key', 'value')),
     (HF_BLOCK + 'attention.output.dense.{w}', 'blocks.{i}.attn.proj.{w}'),
@@ -201,6 +199,7 @@ HF_DINOV2: tuple[Rule, ...] = (
     (HF_BLOCK + 'mlp.weights_out.{w}', 'blocks.{i}.mlp.w3.{w}'),
 )
 HF_DINOV3: tuple[Rule, ...] = (
+    HF_REGISTERS,
     ('embeddings.patch_embeddings.{w}', 'patch_embed.proj.{w}'),
     *HF_EMBEDDINGS,
     *_hf_attention('layer.{i}.attention.', ('q_proj', 'k_proj', 'v_proj')),
@@ -244,45 +243,51 @@ def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), **opti
 
 
 def _native(name: str, has: tuple[str, ...] = (), lacks: tuple[str, ...] = (), **options: Any) -> Layout:
-    return _layout(name, CORE + has, lacks, **{'table': (('reg_token', 'reg_token'), *NATIVE, *REGISTERS), **options})
+    return _layout(name, CORE + has, lacks, **{'also': NATIVE, 'split': _as_is, **options})
 
 
 PERIODS = ('rope_embed.periods',)
 _antialias = dict(pos_interpolation='bicubic_antialias')
 _hf_core = ('embeddings.cls_token', 'encoder.layer.0.attention.attention.query.weight')
 _hf = dict(keeps=False, split=values.split_qkv, targets=('hf',))
-_clip = dict(keeps=False, split=values.clip_tokens)
 LAYOUTS = (
     _native(
-        'DINOv3', ('rope_embed.periods',), table=DINOV3 + BLOCKS, split=values.dinov3_bias, targets=('official',),
-        source=dict(norm_eps=1e-5),
+        'DINOv3', ('rope_embed.periods',), table=STORAGE, split=values.dinov3_bias, targets=('official',),
+        models=('dinov3',), source=dict(norm_eps=1e-5),
     ),
     _native(
-        'timm DINOv3', ('reg_token',), ('pos_embed',), targets=('timm',), split=_as_is, omits=PERIODS,
-        source=dict(norm_eps=1e-5),
+        'timm DINOv3', ('reg_token',), ('pos_embed',), table=GAMMA + SPLIT_GLU, split=values.timm_glu,
+        targets=('timm',), omits=PERIODS, models=('dinov3',), source=dict(norm_eps=1e-5),
     ),
     _native(
-        'BEiT', ('*relative_position_bias_table',), table=BEIT, split=_as_is, targets=('official', 'timm'),
-        wrapper='model',
+        'BEiT', ('*relative_position_bias_table',), table=GAMMA, targets=('official', 'timm'), wrapper='model',
+        models=('beit',),
     ),
-    _native('SAM', ('blocks.*.attn.rel_pos_h', 'blocks.*.mlp.lin1.weight')),
+    _native(
+        'SAM', ('blocks.*.attn.rel_pos_h', 'blocks.*.mlp.lin1.weight'), table=SAM, split=values.sam_positions,
+        targets=('official',), prefix='image_encoder.', models=('sam',),
+    ),
     _native(
         'detectron2 ViTDet', ('blocks.*.attn.rel_pos_h', 'pos_embed'), ('head.weight',), targets=('official',),
-        split=_as_is, wrapper='model', prefix='backbone.net.',
+        wrapper='model', prefix='backbone.net.', models=('vitdet',),
     ),
     _native('DeiT distilled', ('dist_token', 'cls_token')),
     _native('MAE with decoder', ('decoder_embed.weight', 'decoder_pos_embed')),
     _native(
-        'DINOv2 with registers', ('register_tokens', 'blocks.*.ls1.gamma'), table=DINOV2 + BLOCKS, split=_as_is,
-        targets=('official',), source=_antialias,
+        'DINOv2', ('mask_token', 'blocks.*.ls1.gamma'), ('register_tokens',), targets=('official',), models=('dinov2',),
+        source=dict(pos_interpolation='bicubic_offset'),
     ),
-    _native('DINOv2', ('mask_token', 'blocks.*.ls1.gamma'), source=dict(pos_interpolation='bicubic_offset')),
     _native(
-        'timm CLIP', ('norm_pre.weight',), targets=('timm',), split=_as_is, source=_antialias | dict(norm_eps=1e-5),
+        'DINOv2 with registers', ('register_tokens', 'blocks.*.ls1.gamma'), table=REGISTERS, targets=('official',),
+        models=('dinov2',), source=_antialias,
+    ),
+    _native(
+        'timm CLIP', ('norm_pre.weight',), targets=('timm',), models=('clip',),
+        source=_antialias | dict(norm_eps=1e-5),
     ),
     _native('DINO', only_in='teacher', source=dict(pos_interpolation='bicubic_offset')),
-    _native('DeiT or MAE', only_in='model', wrapper='model', table=PLAIN + BLOCKS, split=_as_is, targets=('official',)),
-    _native('timm', targets=('timm',), split=values.timm_positions, source=_antialias),
+    _native('DeiT or MAE', only_in='model', wrapper='model', table=GAMMA, targets=('official',)),
+    _native('timm', split=values.timm_names, targets=('timm',), models=('', 'dinov2'), source=_antialias),
     _layout(
         'Google JAX', ('embedding/kernel', JAX_ATTENTION.format(i=0) + 'query/kernel'), table=GOOGLE, keeps=False,
         merge=values.merge_jax, source=_antialias,
@@ -295,41 +300,50 @@ LAYOUTS = (
     _layout(
         'mmpretrain', ('patch_embed.projection.weight', 'layers.0.attn.qkv.weight'), table=MM, keeps=False,
         split=_as_is, targets=('mmpretrain',), wrapper='state_dict', prefix='backbone.',
+        models=('', 'beit', 'clip', 'dinov2'),
     ),
     _layout(
-        'OpenAI CLIP', ('visual.conv1.weight', 'input_resolution'), table=OPENAI, keeps=False,
+        'OpenAI CLIP', ('visual.conv1.weight', 'input_resolution'), table=OPENAI, keeps=False, models=('clip',),
         source=dict(norm_eps=1e-5, act='quick_gelu'),
     ),
     _layout(
         'open_clip', ('conv1.weight', 'class_embedding', 'transformer.resblocks.0.ln_1.weight'), table=CLIP,
-        source=_antialias | dict(norm_eps=1e-5), **_clip,
+        keeps=False, split=values.clip_tokens, targets=('official',), prefix='visual.', models=('clip',),
+        source=_antialias | dict(norm_eps=1e-5),
     ),
     _layout(
         'Hugging Face BEiT', (*_hf_core, '*relative_position_bias_table'), table=HF_BEIT, prefix='beit.',
+        models=('beit',),
         source=dict(norm_eps=1e-12), **_hf,
     ),
     _layout(
         'Hugging Face DINOv2 with registers',
         (*_hf_core, 'embeddings.register_tokens', 'encoder.layer.0.layer_scale1.lambda1'), table=HF_DINOV2,
-        source=_antialias, **_hf,
+        models=('dinov2', ''), source=_antialias, **_hf,
     ),
-    _layout('Hugging Face DINOv2', (*_hf_core, 'encoder.layer.0.layer_scale1.lambda1'), table=HF_DINOV2, **_hf),
     _layout(
-        'Hugging Face ViT', (*_hf_core, 'encoder.layer.0.layernorm_before.weight'), table=HUGGING_FACE, prefix='vit.',
+        'Hugging Face DINOv2', (*_hf_core, 'encoder.layer.0.layer_scale1.lambda1'), table=HF_DINOV2,
+        models=('dinov2', ''), **_hf,
+    ),
+    _layout(
+        'Hugging Face ViT', (*_hf_core, 'encoder.layer.0.layernorm_before.weight'), table=HUGGING_FACE, also=DISTILLED,
+        prefix='vit.',
         source=dict(norm_eps=1e-12), **_hf,
     ),
     _layout(
         'Hugging Face DINOv3, gated', ('layer.0.attention.q_proj.weight', 'layer.0.mlp.gate_proj.weight'),
-        table=HF_DINOV3 + HF_DINOV3_GATED, source=dict(norm_eps=1e-5), omits=PERIODS, **_hf,
+        table=HF_DINOV3 + HF_DINOV3_GATED, models=('dinov3',), omits=PERIODS,
+        source=dict(norm_eps=1e-5), **_hf,
     ),
     _layout(
         'Hugging Face DINOv3', ('layer.0.attention.q_proj.weight', 'layer.0.mlp.up_proj.weight'),
-        table=HF_DINOV3 + HF_DINOV3_MLP, source=dict(norm_eps=1e-5), omits=PERIODS, **_hf,
+        table=HF_DINOV3 + HF_DINOV3_MLP, models=('dinov3',), omits=PERIODS,
+        source=dict(norm_eps=1e-5), **_hf,
     ),
     _layout(
         'Hugging Face CLIP', ('pre_layrnorm.weight', 'encoder.layers.0.self_attn.q_proj.weight'), table=HF_CLIP,
         keeps=False, split=values.hf_clip_tokens, targets=('hf',), prefix='vision_model.',
-        source=dict(norm_eps=1e-5, act='quick_gelu'),
+        models=('clip',), source=dict(norm_eps=1e-5, act='quick_gelu'),
     ),
     _layout(
         'Hugging Face SigLIP', ('embeddings.patch_embedding.weight', 'encoder.layers.0.self_attn.q_proj.weight'),

@@ -108,15 +108,21 @@ def _is_square(length: int) -> bool:
 
 
 def _unpack_glu(state: State) -> None:
-    """Name timm's packed gate and value: `fc1` has twice the rows that `fc2` has columns."""
+    """Name timm's SwiGLU: packed, `fc1` has twice the rows that `fc2` has columns; split, `fc2` is beside a gate."""
     for name in [name for name in state if re.fullmatch(r'blocks\.\d+\.mlp\.fc1\.weight', name)]:
         stem = name.removesuffix('fc1.weight')
         out = state.get(f'{stem}fc2.weight')
         if out is not None and out.ndim == 2 and state[name].shape[0] == 2 * out.shape[1]:
-            for kind in ('weight', 'bias'):
-                for old, new in (('fc1', 'w12'), ('fc2', 'w3')):
-                    if f'{stem}{old}.{kind}' in state:
-                        state[f'{stem}{new}.{kind}'] = state.pop(f'{stem}{old}.{kind}')
+            _rename(state, stem, (('fc1', 'w12'), ('fc2', 'w3')))
+    for name in [name for name in state if re.fullmatch(r'blocks\.\d+\.mlp\.w1\.weight', name)]:
+        _rename(state, name.removesuffix('w1.weight'), (('fc2', 'w3'),))
+
+
+def _rename(state: State, stem: str, pairs: tuple[tuple[str, str], ...]) -> None:
+    for kind in ('weight', 'bias'):
+        for old, new in pairs:
+            if f'{stem}{old}.{kind}' in state:
+                state[f'{stem}{new}.{kind}'] = state.pop(f'{stem}{old}.{kind}')
 
 
 def _share_bias_table(state: State) -> None:
@@ -149,11 +155,29 @@ def fold_class_position(state: State) -> State:
     return {**state, 'cls_token': token, 'pos_embed': torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)}
 
 
-def timm_positions(state: State) -> State:
-    """Leave the class token's row out where there are registers; its values are in the token, see above."""
-    if 'reg_token' not in state or 'pos_embed' not in state:
+def timm_glu(state: State) -> State:
+    """Name SwiGLU as timm does: packed `fc1` and `fc2`, or `fc2` beside the gate."""
+    state = dict(state)
+    for name in [name for name in state if re.fullmatch(r'blocks\.\d+\.mlp\.w3\.weight', name)]:
+        _rename(state, name.removesuffix('w3.weight'), (('w12', 'fc1'), ('w3', 'fc2')))
+    return state
+
+
+def timm_names(state: State) -> State:
+    """Write SwiGLU as timm does, and leave the class token's row out where there are registers: the token holds it."""
+    state = timm_glu(state)
+    if 'reg_token' in state and 'pos_embed' in state:
+        state['pos_embed'] = state['pos_embed'][:, 1:]  # (1, L, D)
+    return state
+
+
+def sam_positions(state: State) -> State:
+    """Write positions as (1, H, W, D) without a row for the class token."""
+    table = state.get('pos_embed')
+    if table is None or not _is_square(table.shape[1] - 1):
         return state
-    return {**state, 'pos_embed': state['pos_embed'][:, 1:]}  # (1, L, D)
+    side = math.isqrt(table.shape[1] - 1)
+    return {**state, 'pos_embed': table[:, 1:].unflatten(1, (side, side))}  # (1, H, W, D)
 
 
 # --- Google's JAX arrays ------------------------------------------------------------------------------------

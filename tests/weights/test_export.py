@@ -29,20 +29,29 @@ MODELS = {
     'DINOv2': (VisionTransformer, PLAIN | dict(layer_scale_init_value=0.5)),
     'DINOv2 SwiGLU': (VisionTransformer, PLAIN | dict(layer_scale_init_value=0.5, mlp='swiglu')),
     'DINOv2 with registers': (VisionTransformer, PLAIN | SCALED),
+    'ViTDet': (
+        VisionTransformer,
+        PLAIN | dict(with_cls_token=False, rel_pos='decomposed', img_size=64, out_norm='none'),
+    ),
     'DINOv3': (
         VisionTransformer,
         PLAIN | SCALED | dict(arch=dict(embed_dim=24, depth=2, num_heads=2), position='rope', qkv_bias='qv'),
     ),
+}
+KINDS = {
+    'BEiT': 'beit', 'CLIP': 'clip', 'DINOv2': 'dinov2', 'DINOv2 SwiGLU': 'dinov2', 'DINOv2 with registers': 'dinov2',
+    'ViTDet': 'vitdet', 'DINOv3': 'dinov3',
 }
 POSSIBLE = [
     *(('V1', target) for target in TARGETS),
     *(('V2', target) for target in TARGETS if target != 'torchvision'),
     *(('ViT', target) for target in TARGETS),
     *(('BEiT', target) for target in TARGETS if target != 'torchvision'),
-    *(('CLIP', target) for target in ('native', 'timm', 'hf')),
+    *(('CLIP', target) for target in ('native', 'timm', 'hf', 'mmpretrain', 'official')),
     *(('DINOv2', target) for target in TARGETS if target != 'torchvision'),
     *(('DINOv2 SwiGLU', target) for target in TARGETS if target != 'torchvision'),
-    *(('DINOv2 with registers', target) for target in ('native', 'hf', 'mmpretrain', 'official')),
+    *(('DINOv2 with registers', target) for target in ('native', 'hf', 'official')),
+    *(('ViTDet', target) for target in ('native', 'official')),
     *(('DINOv3', target) for target in ('native', 'timm', 'hf', 'official')),
 ]
 
@@ -62,7 +71,7 @@ def toy(name: str, seed: int = 0) -> torch.nn.Module:
 def test_what_is_written_comes_back_bit_for_bit(name: str, target: str, tmp_path: Path) -> None:
     model, other = toy(name), toy(name, seed=1)
     family = type(model).weight_family
-    written = export(model.state_dict(), family, target)
+    written = export(model.state_dict(), family, target, KINDS.get(name, ''))
     for suffix in ('.safetensors', '.pth'):
         path = tmp_path / f'w{suffix}'
         save_tensors(path, written.tensors, written.wrapper)
@@ -73,7 +82,7 @@ def test_what_is_written_comes_back_bit_for_bit(name: str, target: str, tmp_path
 
 def test_timm_keeps_the_position_of_the_class_token_in_the_token(tmp_path: Path) -> None:
     model, other = toy('DINOv2 with registers'), toy('DINOv2 with registers', seed=1)
-    written = export(model.state_dict(), VIT, 'timm')
+    written = export(model.state_dict(), VIT, 'timm', 'dinov2')
     assert written.tensors['pos_embed'].shape == (1, 16, 24)
     save_tensors(tmp_path / 'w.safetensors', written.tensors)
     load_pretrained(other, tmp_path / 'w.safetensors')
@@ -85,19 +94,19 @@ def test_timm_keeps_the_position_of_the_class_token_in_the_token(tmp_path: Path)
     ('name', 'target', 'reason'),
     [
         ('V2', 'torchvision', 'no place for'),
-        ('BEiT', 'torchvision', 'no place for'),
-        ('CLIP', 'torchvision', 'no place for norm_pre'),
+        ('BEiT', 'torchvision', "'torchvision' has no beit VisionTransformer; choose one of .*'hf'"),
+        ('ViTDet', 'timm', "'timm' has no vitdet"),
         ('ViT', 'keras', "'keras' is unknown; choose one of"),
     ],
 )
 def test_what_a_layout_cannot_hold_is_refused(name: str, target: str, reason: str) -> None:
     model = toy(name)
     with pytest.raises(ValueError, match=reason):
-        export(model.state_dict(), type(model).weight_family, target)
+        export(model.state_dict(), type(model).weight_family, target, KINDS.get(name, ''))
 
 
 def test_what_the_target_computes_is_left_out_and_named() -> None:
-    assert export(toy('DINOv3').state_dict(), VIT, 'hf').omitted == ['rope_embed.periods']
+    assert export(toy('DINOv3').state_dict(), VIT, 'hf', 'dinov3').omitted == ['rope_embed.periods']
 
 
 def test_google_arrays_become_any_layout(reference, tmp_path: Path) -> None:
