@@ -199,6 +199,7 @@ HF_DINOV2: tuple[Rule, ...] = (
     (HF_BLOCK + 'mlp.weights_out.{w}', 'blocks.{i}.mlp.w3.{w}'),
 )
 HF_DINOV3: tuple[Rule, ...] = (
+    ('norm.{w}', 'norm.{w}'),
     HF_REGISTERS,
     ('embeddings.patch_embeddings.{w}', 'patch_embed.proj.{w}'),
     *HF_EMBEDDINGS,
@@ -206,7 +207,6 @@ HF_DINOV3: tuple[Rule, ...] = (
     ('layer.{i}.attention.o_proj.{w}', 'blocks.{i}.attn.proj.{w}'),
     *((f'layer.{{i}}.norm{n}.{{w}}', f'blocks.{{i}}.norm{n}.{{w}}') for n in (1, 2)),
     *((f'layer.{{i}}.layer_scale{n}.lambda1', f'blocks.{{i}}.ls{n}.gamma') for n in (1, 2)),
-    ('norm.{w}', 'norm.{w}'),
 )
 HF_DINOV3_MLP: tuple[Rule, ...] = (
     ('layer.{i}.mlp.up_proj.{w}', 'blocks.{i}.mlp.fc1.{w}'),

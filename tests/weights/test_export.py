@@ -125,3 +125,41 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
         save_tensors(tmp_path / 'w.pth', {'a': torch.zeros(1)})
     assert (tmp_path / 'w.pth').read_text() == 'mine'
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# What a file may hold that is written in another form: a bias of the keys that is masked anyway, convolutions that timm
+# writes as matrices in larger models, tokens that the classifier's file adds.
+OTHER_FORM = {
+    'vit_dinov3_official': 'bias', 'vit_dinov3_plus_official': 'bias', 'convnext_timm_convmlp': 'mlp.fc',
+    'convnextv2_timm_convmlp': 'mlp.fc', 'vit_timm_dinov2_reg': 'pos_embed',
+}
+PUBLISHED = {
+    'timm': (
+        'convnext_timm convnext_timm_convmlp convnextv2_timm convnextv2_timm_convmlp vit_timm vit_timm_clip '
+        'vit_timm_dinov3 vit_timm_dinov2_reg'
+    ),
+    'hf': (
+        'convnext_hf convnext_dinov3_hf convnextv2_hf vit_hf_beit vit_hf_clip vit_hf_dinov2 vit_hf_dinov2_reg '
+        'vit_hf_dinov2_swiglu vit_hf_vit vit_dinov3_hf vit_dinov3_hf_gated'
+    ),
+    'torchvision': 'convnext_torchvision vit_torchvision',
+    'mmpretrain': 'convnext_mmpretrain convnextv2_mmpretrain vit_mmpretrain',
+    'official': (
+        'convnext_official convnextv2_official convnext_isotropic_official convnext_dinov3_official vit_deit_official '
+        'vit_mae_official vit_beit_official_ft vit_dinov2_official vit_dinov2_reg_official vit_dinov2_giant_official '
+        'vit_dinov3_official vit_dinov3_plus_official vit_dinov3_7b_official vit_open_clip vit_sam_official '
+        'vit_detectron2_vitdet_pth vit_deit3_official'
+    ),
+}
+SAME_PUBLISHER = {name: target for target, names in PUBLISHED.items() for name in names.split()}
+
+
+@pytest.mark.parametrize('name', SAME_PUBLISHER)
+def test_a_file_written_for_its_own_publisher_has_the_publishers_names_and_values(name: str, reference) -> None:
+    state, wrappers = read_tensors(reference(name).checkpoint)
+    found = recognise_in((CONVNEXT, VIT), state, wrappers)
+    written = export(found.native, found.family, SAME_PUBLISHER[name], found.layout.models[0])
+    assert set(written.tensors) <= set(state)
+    for key, value in written.tensors.items():
+        if OTHER_FORM.get(name, 'none') not in key and not (name == 'vit_deit3_official' and key == 'pos_embed'):
+            assert torch.equal(value, state[key]), key
