@@ -76,6 +76,8 @@ def _check_option(cfg: Config, key: str) -> None:
         there = list(node) if isinstance(node, dict | Config) else []
         if part not in (set(there) | known if depth == 0 else there):
             near = difflib.get_close_matches(part, known if depth == 0 else there, 1)
+            if part == 'init_cfg' and 'type' in there:  # every module takes one
+                near = []
             if near or depth == 0:  # a new dict, such as a data set's metainfo, is fine; a typo of an old one is not
                 hint = f'did you mean {near[0]!r}? ' if near else ''
                 where = '.'.join([top, *path][:depth]) or 'the config'

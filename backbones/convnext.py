@@ -32,7 +32,8 @@ from backbones.layers import (
     is_int,
 )
 from backbones.registry import MODELS
-from backbones.weights.convnext_layouts import LAYOUTS
+from backbones.weights.convnext_family import CONVNEXT
+from backbones.weights.family import Family
 from backbones.weights.load import initialise_from_checkpoint
 
 # V1: https://github.com/facebookresearch/ConvNeXt/blob/048efcea897d999aed302f2639b6270aedf8d4c8/models/convnext.py
@@ -139,7 +140,7 @@ class ConvNeXt(BaseModule):
         ValueError: if an argument is outside of what is stated here.
     """
 
-    weight_layouts: ClassVar[tuple] = LAYOUTS
+    weight_family: ClassVar[Family] = CONVNEXT
 
     def __init__(
         self,

@@ -242,6 +242,54 @@ def _spline_basis(points: np.ndarray, knots: np.ndarray, degree: int) -> np.ndar
     return basis
 
 
+# --- patches ------------------------------------------------------------------------------------------------
+
+# How a patch projection is resized: 'flexivit' keeps the product of patch and kernel (pseudo-inverse of the bilinear
+# resize, https://arxiv.org/abs/2212.08013, section 3.4), 'bicubic' resizes the kernel as if it were an image.
+PATCH_RULES = ('flexivit', 'bicubic', 'none')
+
+
+def check_patch_rule(rule: str) -> None:
+    """Refuse an unknown rule.
+
+    Raises:
+        ValueError: if `rule` is not one of `PATCH_RULES`.
+    """
+    if rule not in PATCH_RULES:
+        raise ValueError(
+            f"patch_resize={rule!r} is unknown; choose 'flexivit' (keeps the tokens of a resized image, the default), "
+            "'bicubic', or 'none' to refuse patches of another size"
+        )
+
+
+def resize_patches(weight: Tensor, size: int, rule: str = 'flexivit') -> Tensor:
+    """Resize a patch projection to another patch size; an equal size returns `weight` itself.
+
+    Args:
+        weight: (D, C, p, p).
+        size: rows and columns of the new patch in pixels.
+        rule: 'flexivit' or 'bicubic'.
+
+    Returns:
+        (D, C, size, size), dtype of `weight`.
+
+    Raises:
+        ValueError: for an unknown rule.
+    """
+    check_patch_rule(rule)
+    old = weight.shape[-1]
+    if weight.shape[-2:] == (size, size):
+        return weight
+    kernel = weight.double()
+    if rule == 'bicubic':
+        return F.interpolate(kernel, size=(size, size), mode='bicubic', align_corners=False).to(weight.dtype)
+    basis = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)
+    enlarge = F.interpolate(basis, size=(size, size), mode='bilinear', antialias=True).reshape(old * old, -1)
+    # <resize(patch), new kernel> = <patch, kernel> for every patch, exactly when the patch grows
+    kernel = kernel.flatten(2) @ torch.linalg.pinv(enlarge).t()  # (D, C, size * size)
+    return kernel.unflatten(2, (size, size)).to(weight.dtype)  # (D, C, size, size)
+
+
 # --- rotary (DINOv3) ------------------------------------------------------------------------------
 
 

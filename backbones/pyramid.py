@@ -11,6 +11,7 @@ Shapes: N images, C channels, H W rows and columns of the backbone's map.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from backbones.layers import LayerNorm2d, check_number, checked_int
 from backbones.registry import MODELS
+from backbones.weights.family import Family
+from backbones.weights.load import initialise_from_checkpoint
+from backbones.weights.pyramid_family import SIMPLE_FPN
 
 SCALES = (4, 2, 1, 0.5)
 SCALE_NAMES = {4: 'upsample_4x', 2: 'upsample_2x', 1: 'identity', 0.5: 'downsample_2x'}  # mmsegmentation
@@ -101,11 +105,13 @@ class SimpleFPN(BaseModule):
         num_outs: number of levels; 5 (p2 to p6) for the RPN of the paper.
         in_stride: stride of the backbone's map in pixels; `out_strides` follow from it.
         eps: eps of the norms; 1e-6 in the official weights.
-        init_cfg: MMEngine's.
+        init_cfg: `dict(type='Pretrained', checkpoint=...)` takes the pyramid of a ViTDet file of detectron2.
 
     Raises:
         ValueError: if a number is not whole and positive, `in_channels` is no multiple of 4, or `num_outs` is below 4.
     """
+
+    weight_family: ClassVar[Family] = SIMPLE_FPN
 
     def __init__(
         self,
@@ -141,6 +147,15 @@ class SimpleFPN(BaseModule):
         strides = [in_stride / scale for scale in SCALES]
         strides += [strides[-1] * 2**i for i in range(1, num_outs - len(SCALES) + 1)]
         self.out_strides = tuple(int(stride) if stride == int(stride) else stride for stride in strides)
+
+    def init_weights(self) -> None:
+        """Load the checkpoint of `init_cfg`, or else do what MMEngine does with `init_cfg`."""
+        if not initialise_from_checkpoint(self):
+            super().init_weights()
+
+    def weights_may_miss(self) -> tuple[str, ...]:
+        """Name what a published checkpoint may lack: nothing."""
+        return ()
 
     def forward(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Map the last of the backbone's maps (N, C, H, W) to `num_outs` levels, (N, out_channels, 4 H, 4 W) first.

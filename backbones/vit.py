@@ -60,8 +60,9 @@ from backbones.vit_parts import (
     make_mlp,
     read_arch,
 )
+from backbones.weights.family import Family
 from backbones.weights.load import initialise_from_checkpoint
-from backbones.weights.vit_layouts import LAYOUTS
+from backbones.weights.vit_family import VIT
 
 # Ti to H, so400m and giant (ViT-g):
 # https://github.com/google-research/big_vision/blob/main/big_vision/models/vit.py
@@ -143,7 +144,7 @@ class VisionTransformer(BaseModule):
         ValueError: if an argument, or a combination of arguments, is outside of what is stated here.
     """
 
-    weight_layouts: ClassVar[tuple] = LAYOUTS
+    weight_family: ClassVar[Family] = VIT
 
     def __init__(
         self,
@@ -202,6 +203,7 @@ class VisionTransformer(BaseModule):
         self.global_attn_indexes = checked_blocks('global_attn_indexes', global_attn_indexes, self.depth)
         self.residual_block_indexes = checked_blocks('residual_block_indexes', residual_block_indexes, self.depth)
         self.out_norm = out_norm
+        self.norm_eps, self.mlp, self.act = norm_eps, mlp, act
         self.with_cp = with_cp
         check_combinations(self, mlp, act, img_size)
 

@@ -175,3 +175,17 @@ def test_rope_leaves_prefix_tokens_and_lengths_alone():
     assert torch.equal(turned[:, :, :5], x[:, :, :5])
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert (turned[:, :, 5:] - x[:, :, 5:]).abs().max() > 0.1
+
+
+def test_a_patch_that_grows_with_its_projection_gives_the_same_token():
+    weight, patch = torch.randn(5, 3, 14, 14), torch.randn(2, 3, 14, 14)
+    grown = F.interpolate(patch, size=(16, 16), mode='bilinear', antialias=True)
+    token, wanted = (torch.einsum('nchw,dchw->nd', *pair) for pair in (
+        (grown, positions.resize_patches(weight, 16)), (patch, weight)))
+    torch.testing.assert_close(token, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_patches_of_an_equal_size_are_untouched():
+    weight = torch.randn(5, 3, 16, 16)
+    assert positions.resize_patches(weight, 16) is weight
+    assert positions.resize_patches(weight, 16, 'bicubic') is weight

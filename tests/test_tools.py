@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
+from backbones.convnext import ConvNeXt
 from backbones.data.demo import generate_demo
 from backbones.weights.read import read_state
 
@@ -212,11 +214,16 @@ def test_two_processes_find_what_one_finds(detector_run: Path, data: Path, tmp_p
     assert report_together['metrics'] == report['metrics'] and report_together['images'] == 3
 
 
-def test_two_processes_train_a_detector(data: Path, tmp_path: Path) -> None:
+def test_two_processes_train_a_detector_from_weights_that_are_those_of_the_file(data: Path, tmp_path: Path) -> None:
+    arch = dict(depths=(2, 2, 4, 2), dims=(24, 48, 96, 192))
+    torch.save({'model': ConvNeXt(arch, output_norm=False).state_dict()}, tmp_path / 'backbone.pth')
+    init = [f'model.backbone.init_cfg.{key}' for key in ('type=Pretrained', f'checkpoint={tmp_path}/backbone.pth')]
     done = run_tool(
-        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data),
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data, *init),
         processes=2)
     assert done.returncode == 0, done.stderr
+    said = f'backbone: 106 tensors are those of {tmp_path}/backbone.pth on every rank before the first step'
+    assert said in done.stdout + done.stderr
     assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
 
 
@@ -291,6 +298,20 @@ def test_fine_tuning_takes_all_but_the_class_layers_from_another_run(
     averages = ('running_mean', 'running_var', 'num_batches_tracked')  # move in training, whatever the rate
     kept = [name for name in old if name not in anew and not name.endswith(averages)]
     assert [name for name in kept if not old[name].equal(new[name])] == []
+
+
+def test_init_cfg_of_the_whole_model_is_loaded_counted_and_refused_like_load_from(
+    detector_run: Path, data: Path, tmp_path: Path
+) -> None:
+    init = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={detector_run}/epoch_1.pth']
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'good', *options(DETECTOR, data, *init))
+    assert done.returncode == 0, done.stderr
+    total = len(read_state(detector_run / 'epoch_1.pth'))
+    assert f'MaskRCNN <- {detector_run}/epoch_1.pth: {total}/{total} tensors' in done.stdout + done.stderr
+    other = [*init, 'model.neck.out_channels=32', 'model.rpn_head.in_channels=32']
+    done = run_tool('tools/train.py', DETECTOR, '--work-dir', tmp_path / 'bad', *options(DETECTOR, data, *other))
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
 
 
 def test_resume_with_nothing_to_resume_from_is_an_error(data: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.files import keep_older, write_json
 from backbones.registry import HOOKS
+from backbones.weights.fingerprint import LoadedFrom, fingerprints
+from backbones.weights.load import no_longer_loaded
 from backbones.weights.whole_model import load_model_checkpoint
 
 
@@ -137,3 +140,52 @@ class NothingLeftHook(Hook):
                 f'nothing left to do: the run has done {done} {unit} and train_cfg.{name} is {end}; set that higher to '
                 'go on'
             )
+
+
+@HOOKS.register_module()
+class PretrainedWeightsHook(Hook):
+    """Before the first step, show that pretrained weights are still what the file says, and the same on every rank.
+
+    Args:
+        against_file: False where a checkpoint of the whole model has replaced them on purpose.
+    """
+
+    priority = 'LOWEST'  # after everything that may touch the weights
+
+    def __init__(self, against_file: bool = True) -> None:
+        self.against_file = against_file
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare, and raise on every rank if one differs.
+
+        Raises:
+            ValueError: naming the part, the file and the parameters.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        loaded = {name: part.loaded_from for name, part in model.named_modules() if hasattr(part, 'loaded_from')}
+        findings = [self._finding(model.get_submodule(name), name, source) for name, source in loaded.items()]
+        digests = {name: fingerprints(model.get_submodule(name), source.filled) for name, source in loaded.items()}
+        ranks = all_gather_object(([finding for finding in findings if finding], digests))
+        for rank, (texts, theirs) in enumerate(ranks):
+            if texts:
+                raise ValueError(f'rank {rank}: {"; ".join(texts)}')
+            if theirs != ranks[0][1]:
+                raise ValueError(
+                    f'rank {rank} holds other pretrained weights than rank 0; let every machine read the same file '
+                    f'({", ".join(source.source for source in loaded.values())})'
+                )
+        for name, source in loaded.items():
+            if self.against_file:
+                print_log(
+                    f'{name}: {len(source.filled)} tensors are those of {source.source} on '
+                    f'{"every rank" if len(ranks) > 1 else "the model"} before the first step', logger='current')
+
+    def _finding(self, part: nn.Module, name: str, loaded: LoadedFrom) -> str:
+        lost = no_longer_loaded(part) if self.against_file else []
+        if not lost:
+            return ''
+        return (
+            f'{name} was filled from {loaded.source}, but {len(lost)} of its {len(loaded.filled)} tensors have '
+            f'other values now ({", ".join(lost[:3])}); find what initialised the model after the load: init_weights() '
+            'of another part, or a hook'
+        )

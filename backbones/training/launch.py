@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.runner import build_runner
-from backbones.training.hooks import FineTuneHook
-from backbones.weights.load import check_model_checkpoint, local_file
-from backbones.weights.read import is_url, read_state
+from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
+from backbones.weights.load import local_file
+from backbones.weights.read import read_state
+from backbones.weights.sources import is_url
+from backbones.weights.whole_model import check_model_checkpoint
 
 
 def run_training(
@@ -41,6 +44,7 @@ def run_training(
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     fit_to_machine(cfg)
+    _take_model_init(cfg)
     _set_resume(cfg, resume)
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
@@ -63,8 +67,31 @@ def run_training(
         else:  # fine-tuning: our own reader, after the weights are initialised
             runner._load_from = None
             runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
+    runner.register_hook(PretrainedWeightsHook(against_file=not cfg.get('load_from')))
     runner.train()
     return Path(cfg.work_dir)
+
+
+def _take_model_init(cfg: Config) -> None:
+    """Make `model.init_cfg=dict(type='Pretrained', ...)` of a whole model a `load_from`.
+
+    MMEngine would load it with what fits and go on with a warning; our loader counts, converts and refuses.
+    """
+    given = cfg.model.get('init_cfg')
+    if not isinstance(given, Mapping) or given.get('type') != 'Pretrained':
+        return
+    wrong = sorted(set(given) - {'type', 'checkpoint'})
+    if wrong or not given.get('checkpoint'):
+        raise ValueError(
+            f'model.init_cfg={dict(given)!r}: a whole model takes the keys type and checkpoint only'
+            f'{f", not {wrong[0]}" if wrong else ""}; give them, or set load_from'
+        )
+    if cfg.get('load_from'):
+        raise ValueError(
+            f'model.init_cfg names {given["checkpoint"]} and load_from names {cfg.load_from}; leave one of them out'
+        )
+    cfg.load_from = given['checkpoint']
+    del cfg.model['init_cfg']
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:

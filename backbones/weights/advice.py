@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from backbones.weights.coverage import Coverage
-from backbones.weights.layout import Layout, State
+from backbones.weights.family import Family
+from backbones.weights.layout import State
 
 SHOWN = 4  # names listed of each kind of finding; the rest is counted
 # Leftovers that a backbone takes when it is built for them.
@@ -33,21 +34,36 @@ def _archs(module: nn.Module) -> Mapping[str, Mapping[str, Any]]:
     return getattr(sys.modules[type(module).__module__], 'ARCHS', {})
 
 
-def own_arch(module: nn.Module, layout: Layout) -> dict[str, Any]:
-    """Give the sizes of a backbone in the terms of `layout.describe`, with the levels it does not build."""
+def own_sizes(module: nn.Module) -> dict[str, Any]:
+    """Give the sizes of a backbone in the terms of its family, with the levels it does not build."""
     stated = getattr(module, 'arch', None)
     stated = stated if isinstance(stated, Mapping) else {}
-    read = layout.describe(module.state_dict())
+    read = module.weight_family.sizes(module.state_dict())
     return {key: stated.get(key, getattr(module, key, value)) for key, value in read.items()}
 
 
-def arch_name(arch: Mapping[str, Any], module: nn.Module) -> str | None:
-    """Name the published size that `arch` has."""
-    for name, sizes in _archs(module).items():
+def arch_name(module: nn.Module) -> str | None:
+    """Name the published size that a backbone has."""
+    return _name_of(own_sizes(module), module)
+
+
+def _name_of(sizes: Mapping[str, Any], module: nn.Module) -> str | None:
+    for name, arch in _archs(module).items():
         common = [key for key in arch if key in sizes]
         if common and all(sizes[key] == arch[key] for key in common):
             return name
     return None
+
+
+def differences(module: nn.Module, source: Mapping[str, Any]) -> list[str]:
+    """Say which settings of a backbone are not those of the published model, where no tensor shows them."""
+    found = []
+    for key, theirs in source.items():
+        ours = getattr(module, key, theirs)
+        is_unused = key == 'pos_interpolation' and getattr(module, 'position', 'absolute') != 'absolute'
+        if ours != theirs and not is_unused and not (key == 'act' and getattr(module, 'mlp', 'mlp') != 'mlp'):
+            found.append(f'{key}={ours!r} (source {theirs!r})')
+    return found
 
 
 def arch_text(arch: Mapping[str, Any]) -> str:
@@ -55,20 +71,38 @@ def arch_text(arch: Mapping[str, Any]) -> str:
     return ', '.join(f'{key}={value}' for key, value in arch.items())
 
 
-def size_hint(theirs: Mapping[str, Any], module: nn.Module, layout: Layout) -> str:
+def size_hint(theirs: Mapping[str, Any], module: nn.Module) -> str:
     """Say which arguments the file asks for, if its size is not that of the backbone; '' if it is."""
-    ours = own_arch(module, layout)
+    ours = own_sizes(module)
     keys = [key for key in theirs if key in ours and ours[key] != theirs[key]]
     if not keys:
         return ''
     in_arch = {key for sizes in _archs(module).values() for key in sizes}
-    name = arch_name(theirs, module)
+    name = _name_of(theirs, module)
     fits = [f'{key}={theirs[key]}' for key in keys if key not in in_arch]
     if any(key in in_arch for key in keys):
         inside = {key: value for key, value in theirs.items() if key in in_arch}
         fits.insert(0, f'arch={name!r}' if name else f'arch=dict({arch_text(inside)})')
     differ = '; '.join(f'{key} is {theirs[key]} in the file and {ours[key]} in the backbone' for key in keys)
     return f'the file is of another size ({differ}): {", ".join(fits)} fits'
+
+
+def unknown_layout(source: str, where: str, state: State, families: Sequence[Family]) -> str:
+    """Say that a file is in no known layout, and what it seems to be."""
+    parts = {piece for name in state for piece in name.split('.')}
+    only_heads = parts <= {'head', 'fc', 'classifier', 'weight', 'bias', 'layers', 'norm', 'fc_norm', 'head_dist'}
+    if only_heads:
+        finding = 'holds a classification head only'
+    elif parts & {'token_embedding', 'embed_tokens', 'word_embeddings', 'wte', 'lm_head'}:
+        finding = 'is a language model'
+    else:
+        finding = f'is in no known layout{where}'
+    known = '; '.join(f'{family.name}: {", ".join(layout.name for layout in family.layouts)}' for family in families)
+    return (
+        f'checkpoint {source} {finding}: it has {len(state)} tensors, {first_names(list(state))}; give a file in a '
+        f'known layout ({known}), or rename its tensors to the names of {families[0].name}.state_dict() and save them '
+        'with torch.save'
+    )
 
 
 def _leftover_hints(coverage: Coverage, native: State) -> list[str]:
@@ -95,6 +129,8 @@ def refusal(coverage: Coverage, native: State, hint: str) -> str:
     if coverage.mismatched:
         shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in coverage.mismatched.items()]
         findings.append(f'{len(coverage.mismatched)} have another shape: {first_names(shapes)}')
+    if coverage.not_finite:
+        findings.append(f'{len(coverage.not_finite)} hold NaN or infinity: {first_names(coverage.not_finite)}')
     if coverage.unexpected:
         findings.append(f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}')
     remedies = [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']

@@ -16,6 +16,7 @@ class Coverage:
         source: the file.
         layout: name of the layout, with the prefix the backbone lies under.
         elements: number of values in each parameter (and stored buffer) of the backbone, by name.
+        bytes: what each of them takes in the backbone.
         filled: names of those that came from the file.
         missing: names that the file lacks and must not lack.
         fresh: names that the file may lack (`weights_may_miss`); they keep their initial values.
@@ -24,6 +25,8 @@ class Coverage:
         renamed: number of tensors whose name or value was converted.
         dropped: names in the file that the layout leaves out on purpose.
         outside: names in the file that do not lie under the prefix: other parts of a larger model.
+        not_finite: names whose values in the file hold NaN or infinity.
+        differs: settings of the backbone that are not those of the published model, where no tensor shows them.
         unexpected: native names that look like parameters of a backbone, but this one has no such parameter.
     """
 
@@ -31,6 +34,7 @@ class Coverage:
     source: str
     layout: str
     elements: dict[str, int]
+    bytes: dict[str, int]
     filled: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
@@ -39,12 +43,14 @@ class Coverage:
     renamed: int = 0
     dropped: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    not_finite: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, mismatched or unexpected."""
-        return not (self.missing or self.mismatched or self.unexpected)
+        """Whether nothing is missing, mismatched, unexpected or no number."""
+        return not (self.missing or self.mismatched or self.unexpected or self.not_finite)
 
     @property
     def filled_elements(self) -> int:
@@ -67,33 +73,40 @@ class Coverage:
             ('new', self.fresh),
             ('dropped', self.dropped),
             ('other parts of the file', self.outside),
+            ('differs from the source', self.differs),
             ('MISSING', self.missing),
             ('OTHER SHAPE', self.mismatched),
+            ('NOT FINITE', self.not_finite),
             ('UNEXPECTED', self.unexpected),
         ):
             if names:
-                shown = parts_of(names) if names is self.outside else _shown(names)
+                shown = names if names is self.differs else parts_of(names) if names is self.outside else _shown(names)
                 line += f'; {title}: {", ".join(shown[:8])}' + (', ...' if len(shown) > 8 else '')
         return line
 
     def table(self) -> str:
         """Write one row per part of the backbone, then the findings."""
-        rows = [('part', 'parameters', 'values')]
+        rows = [('part', 'parameters', 'values', 'bytes')]
         parts: dict[str, list[str]] = {}
         for name in self.elements:
             parts.setdefault(part_of(name), []).append(name)
         filled = set(self.filled)
         for part, names in (*parts.items(), ('total', list(self.elements))):
             inside = [name for name in names if name in filled]
-            values, total = (sum(self.elements[name] for name in group) for group in (inside, names))
-            rows.append((part, f'{len(inside)}/{len(names)}', f'{values:,}/{total:,}'))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+            shares = [
+                f'{sum(sizes[name] for name in inside):,}/{sum(sizes[name] for name in names):,}'
+                for sizes in (self.elements, self.bytes)
+            ]
+            rows.append((part, f'{len(inside)}/{len(names)}', *shares))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [f'{self.backbone} <- {self.layout} ({self.source})']
-        lines += [f'{part:<{widths[0]}}  {count:>{widths[1]}}  {values:>{widths[2]}}' for part, count, values in rows]
+        for part, *numbers in rows:
+            cells = (f'{number:>{width}}' for number, width in zip(numbers, widths[1:], strict=True))
+            lines.append('  '.join([part.ljust(widths[0]), *cells]))
         lines.append(f'renamed or converted: {self.renamed}')
         for title in ('resized', 'mismatched'):
             lines += [f'{title}: {name} {old} -> {new}' for name, (old, new) in getattr(self, title).items()]
-        for title in ('fresh', 'missing', 'unexpected', 'dropped', 'outside'):
+        for title in ('fresh', 'missing', 'not_finite', 'unexpected', 'dropped', 'outside', 'differs'):
             names = getattr(self, title)
             if names:
                 lines.append(f'{title} ({len(names)}): {", ".join(parts_of(names) if title == "outside" else names)}')

@@ -1,22 +1,43 @@
-"""What a checkpoint layout is: how it is recognised and how its names become ours.
+"""What a checkpoint layout is: how it is recognised, and how its names and values become ours and back.
 
-A layout is data: patterns that tell it from the others, a table of names, and where names are not enough a
-pure function on the renamed tensors. Shapes are named in the layouts.
+A layout is data: patterns that tell it from the others and a table of names; where names are not enough, a pure
+function dict -> dict. Shapes are stated in the layouts.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-# (regular expression for the whole name, replacement); None drops the tensor on purpose, and the report says so.
-Rule = tuple[str, 'str | None']
 State = dict[str, Tensor]
+# (their name, our name): `{i}` `{j}` stand for numbers, `{w}` for weight or bias, `{rest}` for anything. None drops the
+# tensor on purpose, and the report says so. A list of names is read in any of its forms and written in the first.
+Rule = tuple['str | tuple[str, ...]', 'str | None']
+HOLES = {'i': r'\d+', 'j': r'\d+', 'w': r'weight|bias', 'rest': r'.+'}
+
+
+@functools.lru_cache(maxsize=4096)
+def _expression(template: str) -> re.Pattern[str]:
+    pieces = re.split(r'\{(\w+)\}', template)
+    return re.compile(
+        ''.join(re.escape(piece) if n % 2 == 0 else f'(?P<{piece}>{HOLES[piece]})' for n, piece in enumerate(pieces))
+    )
+
+
+def _holes(template: str) -> set[str]:
+    return set(re.findall(r'\{(\w+)\}', template))
+
+
+def _translate(name: str, template: str, other: str) -> str | None:
+    """Write `name` as `other` if it has the form `template`."""
+    fit = _expression(template).fullmatch(name)
+    return other.format(**fit.groupdict()) if fit else None
 
 
 @dataclass(frozen=True)
@@ -26,7 +47,7 @@ class Converted:
     Attributes:
         native: tensors by the parameter name of the backbone.
         dropped: names in the file that the layout leaves out on purpose.
-        renamed: number of tensors whose name or value is not that of the file.
+        renamed: number of native tensors whose name or value is not that of the file.
     """
 
     native: State
@@ -34,12 +55,8 @@ class Converted:
     renamed: int
 
 
-def _unchanged(state: State, module: nn.Module) -> tuple[State, list[str]]:
-    return state, []
-
-
-def _no_resize(name: str, value: Tensor, module: nn.Module) -> Tensor | None:
-    return None
+def _same(state: State) -> State:
+    return state
 
 
 @dataclass(frozen=True)
@@ -51,11 +68,20 @@ class Layout:
         family: class name of the backbone it belongs to.
         has: fnmatch patterns; each must fit some name of the file.
         lacks: fnmatch patterns; none may fit any name of the file.
-        table: the first rule whose expression fits a whole name decides; a name without a rule stays.
-        finish: pure function (renamed tensors, backbone) -> (tensors, names left out on purpose), for values
-            that change: splits, merges, reshapes, and parts that this backbone does not build.
-        resize: (name, value, backbone) -> the value for this backbone's position grid, or None.
-        describe: reads the architecture off native tensors: dict for messages such as `arch='base' fits`.
+        table: the first rule that fits decides.
+        also: further rules, for reading only: names of older files, parts that are left out.
+        keeps: a name without a rule is taken as native; False makes it a leftover, which is refused.
+        merge: pure function from renamed tensors to native ones (fuse, reshape, transpose).
+        split: the reverse of `merge`, for writing; None where a layout is only read.
+        targets: what `tools/weights.py convert --to` calls this layout; () if it is only read.
+        only_in: key that must wrap the tensors in the file: tells publishers of equal names apart.
+        wrapper: key under which the publisher keeps the tensors, for writing; '' for none.
+        prefix: where the publisher's file has the backbone, for writing.
+        omits: native names that are left out when written: the publisher's code computes them or has none.
+        models: what the layout is written for: 'dinov3' where that code base names this model in its own way, '' for
+            the family's plain form. A file keeps the first of its layout.
+        source: constructor arguments of the published models that the tensors cannot show (eps, activation, how
+            positions are resized).
     """
 
     name: str
@@ -63,51 +89,85 @@ class Layout:
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     table: tuple[Rule, ...] = ()
-    finish: Callable[[State, nn.Module], tuple[State, list[str]]] = _unchanged
-    resize: Callable[[str, Tensor, nn.Module], Tensor | None] = _no_resize
-    describe: Callable[[Mapping[str, Tensor]], dict[str, Any]] = lambda state: {}
+    also: tuple[Rule, ...] = ()
+    keeps: bool = True
+    merge: Callable[[State], State] = _same
+    split: Callable[[State], State] | None = None
+    targets: tuple[str, ...] = ()
+    only_in: str = ''
+    wrapper: str = ''
+    prefix: str = ''
+    omits: tuple[str, ...] = ()
+    models: tuple[str, ...] = ('',)
+    source: Mapping[str, Any] = field(default_factory=dict)
 
-    def matches(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether the names in `state`, prefix taken off, are those of this layout."""
+    def matches(self, state: Mapping[str, Tensor], wrappers: Sequence[str] = ()) -> bool:
+        """Whether the names in `state`, prefix taken off, and the keys that wrapped them are those of this layout."""
+        if self.only_in and self.only_in not in wrappers:
+            return False
 
         def found(pattern: str) -> bool:
             return pattern in state or any(fnmatchcase(name, pattern) for name in state)
 
         return all(found(pattern) for pattern in self.has) and not any(found(pattern) for pattern in self.lacks)
 
-    def convert(self, state: State, module: nn.Module) -> Converted:
+    def convert(self, state: State) -> Converted:
         """Give the tensors of `state` their native names and values. `state` is not changed."""
-        names: dict[str, str] = {}  # native name -> name in the file
-        dropped = []
-        for name in state:
+        renamed, dropped = {}, []
+        for name, value in state.items():
             new_name = self.rename(name)
             if new_name is None:
                 dropped.append(name)
             else:
-                names[new_name] = name
-        renamed = {new_name: state[name] for new_name, name in names.items()}
-        native, left_out = self.finish(dict(renamed), module)
-        dropped += [names[name] for name in left_out]
-        changed = sum(names.get(name) != name or renamed[name] is not value for name, value in native.items())
+                renamed[new_name] = value
+        native = self.merge(renamed)
+        changed = sum(state.get(name) is not value for name, value in native.items())
         return Converted(native, dropped, changed)
-
-    def renamed(self, state: Mapping[str, Tensor]) -> State:
-        """Give the tensors their native names only."""
-        return {new: value for new, value in ((self.rename(name), value) for name, value in state.items()) if new}
 
     def rename(self, name: str) -> str | None:
         """Give the native name of one name of the file; None drops it."""
-        for expression, replacement in self.table:
-            fit = re.fullmatch(expression, name)
-            if fit:
-                return None if replacement is None else fit.expand(replacement)
+        for theirs, ours in (*self.table, *self.also):
+            for template in (theirs,) if isinstance(theirs, str) else theirs:
+                if ours is None:
+                    if _expression(template).fullmatch(name):
+                        return None
+                elif (new_name := _translate(name, template, ours)) is not None:
+                    return new_name
         return name
+
+    def write(self, native: State) -> State:
+        """Give native tensors the names and values of this layout.
+
+        Raises:
+            ValueError: if the layout has no place for one of them.
+        """
+        if self.split is None:
+            raise ValueError(f'the layout {self.name!r} is only read')
+        written = {}
+        kept = {name: value for name, value in native.items() if name not in self.omits}
+        for name, value in self.split(kept).items():
+            new_name = self._written_name(name)
+            if new_name is None:
+                raise ValueError(f'the layout {self.name!r} has no place for {name}')
+            written[new_name] = value
+        return written
+
+    def _written_name(self, name: str) -> str | None:
+        for theirs, ours in self.table:
+            template = theirs if isinstance(theirs, str) else theirs[0]
+            if ours is None or _holes(template) != _holes(ours):
+                continue  # what has lost a number is only read
+            if (new_name := _translate(name, ours, template)) is not None:
+                return new_name
+        return name if self.keeps and self.rename(name) == name else None
 
 
 # Parts of a larger model under which a backbone may lie; they nest, as in `module.backbone.net.`.
 PREFIXES = (
     *('module.', 'model.', 'backbone.', 'net.', 'encoder.', 'image_encoder.', 'visual.', 'trunk.'),
-    *('vision_model.', 'student.', 'teacher.', 'state_dict.', '_orig_mod.'),
+    *('vision_model.', 'student.', 'teacher.', 'state_dict.', '_orig_mod.', 'opt/target/', 'params/'),
+    # names of the model classes of Hugging Face
+    *('convnext.', 'convnextv2.', 'vit.', 'deit.', 'beit.', 'dinov2.', 'dinov2_with_registers.', 'dinov3_vit.'),
 )
 
 
@@ -123,7 +183,10 @@ def candidate_prefixes(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def recognise(
-    state: Mapping[str, Tensor], layouts: Sequence[Layout], prefix: str | None = None
+    state: Mapping[str, Tensor],
+    layouts: Sequence[Layout],
+    prefix: str | None = None,
+    wrappers: Sequence[str] = (),
 ) -> tuple[Layout, str, State] | None:
     """Find the layout of a file and the prefix its backbone lies under.
 
@@ -131,6 +194,7 @@ def recognise(
         state: tensors by the names of the file.
         layouts: tried in this order under each prefix; the first that matches is taken.
         prefix: the only prefix to look under; None looks under all that are known.
+        wrappers: keys that wrapped the tensors in the file.
 
     Returns:
         The layout, the prefix, and the tensors below the prefix without it; None if nothing fits.
@@ -138,6 +202,6 @@ def recognise(
     for candidate in candidate_prefixes(state) if prefix is None else [prefix]:
         inner = {name[len(candidate) :]: value for name, value in state.items() if name.startswith(candidate)}
         for layout in layouts:
-            if layout.matches(inner):
+            if layout.matches(inner, wrappers):
                 return layout, candidate, inner
     return None

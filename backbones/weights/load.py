@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,63 +21,126 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
-from backbones.weights import convnext_layouts, vit_layouts
-from backbones.weights.advice import arch_name, arch_text, first_names, own_arch, refusal, size_hint
+from backbones.positions import check_patch_rule
+from backbones.weights.advice import (
+    arch_name,
+    arch_text,
+    differences,
+    first_names,
+    refusal,
+    size_hint,
+    unknown_layout,
+)
+from backbones.weights.convnext_family import CONVNEXT
 from backbones.weights.coverage import Coverage, parts_of
+from backbones.weights.family import Family
+from backbones.weights.fingerprint import LoadedFrom
 from backbones.weights.layout import Layout, State, recognise
-from backbones.weights.read import fetch, is_url, read_state
+from backbones.weights.pyramid_family import SIMPLE_FPN
+from backbones.weights.read import peel, read_file
+from backbones.weights.sources import Checkpoint, fetch, licence_notice, resolve, spelled
+from backbones.weights.vit_family import VIT
 
-INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'map_location')
+INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'patch_resize', 'map_location')
+FAMILIES = (CONVNEXT, VIT, SIMPLE_FPN)
 
 
 # --- recognise ----------------------------------------------------------------------------------------------
 
 
-def _recognise_for(module: nn.Module, state: State, prefix: str | None, source: str) -> tuple[Layout, str, State]:
+@dataclass(frozen=True)
+class Recognised:
+    """A checkpoint whose layout is known, in native names.
+
+    Attributes:
+        family: class of backbones it belongs to.
+        layout: whose naming it is.
+        prefix: where the backbone lies in the file.
+        native: tensors by the backbone's parameter names.
+        dropped: names below the prefix that the layout leaves out on purpose.
+        renamed: number of tensors whose name or value was converted.
+        outside: names in the file that do not lie below the prefix.
+    """
+
+    family: Family
+    layout: Layout
+    prefix: str
+    native: State
+    dropped: list[str]
+    renamed: int
+    outside: list[str]
+
+    @property
+    def title(self) -> str:
+        """Name of the layout, with the prefix the backbone lies under."""
+        return self.layout.name + (f' under {self.prefix!r}' if self.prefix else '')
+
+
+def read_tensors(path: Path) -> tuple[State, tuple[str, ...]]:
+    """Read a file: its tensors, and the keys that wrap them (`model`, `teacher`), which tell some publishers apart."""
+    content = read_file(path)
+    state = peel(content, str(path))
+    return state, tuple(str(key) for key, value in content.items() if isinstance(value, Mapping))
+
+
+def recognise_in(
+    families: Sequence[Family], state: State, wrappers: Sequence[str] = (), prefix: str | None = None
+) -> Recognised | None:
+    """Find the family and layout of a file, and convert it; None if no layout fits."""
+    for family in families:
+        found = recognise(state, family.layouts, prefix, wrappers)
+        if found is not None:
+            layout, found_prefix, inner = found
+            converted = layout.convert(inner)
+            outside = [name for name in state if not name.startswith(found_prefix)]
+            return Recognised(
+                family, layout, found_prefix, converted.native, converted.dropped, converted.renamed, outside
+            )
+    return None
+
+
+def _recognise_for(
+    module: nn.Module, state: State, wrappers: Sequence[str], prefix: str | None, source: str
+) -> Recognised:
     """Recognise a file for one backbone, or say what the file looks like instead.
 
     Raises:
         ValueError: if it is not one of the backbone's layouts.
     """
-    family = type(module).__name__
+    family: Family = module.weight_family
     if prefix is not None:
-        prefix = prefix if prefix == '' or prefix.endswith('.') else f'{prefix}.'
+        prefix = prefix if prefix == '' or prefix.endswith(('.', '/')) else f'{prefix}.'
         if not any(name.startswith(prefix) for name in state):
             raise ValueError(
                 f'checkpoint {source}: no name begins with prefix={prefix!r}; it has the parts '
                 f'{first_names(parts_of(state))}; correct prefix in init_cfg, or leave it out and it is found'
             )
-    found = recognise(state, module.weight_layouts, prefix)
+    found = recognise_in((family,), state, wrappers, prefix)
     if found is not None:
         return found
     where = '' if prefix is None else f' under prefix={prefix!r}'
-    other = recognise(state, (*convnext_layouts.LAYOUTS, *vit_layouts.LAYOUTS), prefix)
+    other = recognise_in(FAMILIES, state, wrappers, prefix)
     if other is not None:
-        arch = arch_text(other[0].describe(other[0].renamed(other[2])))
         raise ValueError(
-            f'checkpoint {source} is not for {family}: it looks like {other[0].family} in the layout '
-            f"{other[0].name!r} ({arch}); use backbone=dict(type='backbones.{other[0].family}', ...) or give "
-            f'a checkpoint of {family}'
+            f'checkpoint {source} is not for {family.name}: it looks like {other.family.name} in the layout '
+            f"{other.layout.name!r} ({arch_text(other.family.sizes(other.native))}); use "
+            f"backbone=dict(type='backbones.{other.family.name}', ...) or give a checkpoint of {family.name}"
         )
-    raise ValueError(
-        f'checkpoint {source} is in no known layout{where}: it has {len(state)} tensors, '
-        f'{first_names(list(state))}; known for {family} are '
-        f'{[layout.name for layout in module.weight_layouts]}; give one of these, or rename its tensors to '
-        f'the names of {family}.state_dict() and save them with torch.save'
-    )
+    raise ValueError(unknown_layout(source, where, state, (family,)))
 
 
 # --- compare ------------------------------------------------------------------------------------------------
 
 
-def compare(module: nn.Module, native: State, layout: Layout, coverage: Coverage) -> State:
-    """Sort native tensors into what fills the backbone and what does not; resize position tables.
+def compare(module: nn.Module, native: State, family: Family, coverage: Coverage, patch_resize: str) -> State:
+    """Sort native tensors into what fills the backbone and what does not; resize position tables and patches.
 
     Args:
         module: the backbone.
         native: tensors by the backbone's own names.
-        layout: knows how to resize.
+        family: knows how to resize.
         coverage: the findings are written here.
+        patch_resize: as in `load_pretrained`.
 
     Returns:
         What is to be copied into the backbone, by name.
@@ -91,7 +154,7 @@ def compare(module: nn.Module, native: State, layout: Layout, coverage: Coverage
             continue
         shape, wanted = tuple(value.shape), tuple(own[name].shape)
         if shape != wanted:
-            fitted = layout.resize(name, value, module)
+            fitted = family.resize(name, value, module, patch_resize)
             if fitted is None or tuple(fitted.shape) != wanted:
                 coverage.mismatched[name] = (shape, wanted)
                 continue
@@ -106,81 +169,133 @@ def compare(module: nn.Module, native: State, layout: Layout, coverage: Coverage
     return ready
 
 
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; the sum tells in one fast pass that it does not."""
+    if not value.is_floating_point() or torch.isfinite(value.sum(dtype=torch.float32)):
+        return True
+    return bool(torch.isfinite(value).all())  # the sum of finite values may overflow
+
+
 # --- load ---------------------------------------------------------------------------------------------------
 
 
-def local_file(checkpoint: str | os.PathLike) -> Path:
-    """Give the local file of a checkpoint; a URL is downloaded once per machine while the other ranks wait.
+def local_file(checkpoint: Checkpoint) -> Path:
+    """Give the local file of a checkpoint; it is downloaded once per machine while the other ranks wait.
+
+    Args:
+        checkpoint: any name, or a list of names, that `sources.resolve` knows.
 
     Raises:
-        ValueError: on every rank, if the download failed on one.
+        ValueError: for an unknown name; on every rank, if the download failed on one.
     """
-    name = os.fspath(checkpoint)
-    if not is_url(name):
-        return Path(name.removeprefix('file://')).expanduser()
+    source = resolve(checkpoint)
+    licence_notice(source)
+    if source.path is not None and not isinstance(checkpoint, list | tuple):
+        return source.path  # a list may name a file that only some machines have, so all ranks go on
     error = None
     if int(os.environ.get('LOCAL_RANK', get_rank())) == 0:
         try:
-            fetch(name, progress=get_rank() == 0)
+            fetch(source, progress=get_rank() == 0)
         except ValueError as failure:
             error = str(failure)
     failures = [failure for failure in all_gather_object(error) if failure is not None]  # waits for all ranks
     if failures:
         raise ValueError(failures[0])
-    return fetch(name)
+    return fetch(source)
 
 
 def load_pretrained(
     module: nn.Module,
-    checkpoint: str | os.PathLike,
+    checkpoint: Checkpoint,
     *,
     prefix: str | None = None,
     strict: bool = True,
+    patch_resize: str = 'flexivit',
     logger: Any = 'current',
 ) -> Coverage:
     """Fill a backbone of this package from any published checkpoint of its family.
 
     Args:
-        module: the backbone; its class states `weight_layouts` and `weights_may_miss()`.
-        checkpoint: local file or http(s) address.
+        module: the backbone; its class states `weight_family` and `weights_may_miss()`.
+        checkpoint: any name, or a list of names, that `sources.resolve` knows: path, address, short name.
         prefix: where the backbone lies in the file, such as 'backbone.'; None finds it.
         strict: False loads what fits and logs the table instead of raising.
+        patch_resize: a key of `positions.PATCH_RULES`: how patches of another size are resized; 'none' refuses them.
         logger: where the summary goes, as in `mmengine.logging.print_log`.
 
     Returns:
         What was filled and what was not.
 
     Raises:
-        ValueError: if the file cannot be read or, when `strict`, does not fit; the backbone is unchanged then.
+        ValueError: if the file cannot be read or, when `strict`, does not fit; the backbone is unchanged then, unless
+            the file holds NaN or infinity, which shows while it is copied.
     """
-    source = os.fspath(checkpoint)
-    state = read_state(local_file(checkpoint))
-    layout, found_prefix, inner = _recognise_for(module, state, prefix, source)
-    converted = layout.convert(inner, module)
-    elements = {name: value.numel() for name, value in module.state_dict().items()}
-    name = arch_name(own_arch(module, layout), module)
-    coverage = Coverage(
-        backbone=type(module).__name__ + (f'-{name}' if name else ''),
-        source=source,
-        layout=layout.name + (f' under {found_prefix!r}' if found_prefix else ''),
-        elements=elements,
-        renamed=converted.renamed,
-        dropped=converted.dropped,
-        outside=[key for key in state if not key.startswith(found_prefix)],
-    )
-    ready = compare(module, converted.native, layout, coverage)
+    check_patch_rule(patch_resize)
+    coverage, ready, hint = survey(
+        module, checkpoint, *read_tensors(local_file(checkpoint)), prefix=prefix, patch_resize=patch_resize)
     if strict and not coverage.complete:
-        hint = size_hint(layout.describe(layout.renamed(inner)), module, layout)
-        raise ValueError(refusal(coverage, converted.native, hint))
+        raise ValueError(refusal(coverage, ready, hint))
     own = module.state_dict()
     with torch.no_grad():
-        for key, value in ready.items():
-            own[key].copy_(value)  # casts half precision to the precision of the backbone
+        for key in coverage.filled:
+            own[key].copy_(ready[key])  # casts half precision to the precision of the backbone
+            if not is_finite(own[key]):  # here and not before: a second pass over the file would double the time
+                coverage.not_finite.append(key)
+    if strict and coverage.not_finite:
+        raise ValueError(refusal(coverage, ready, hint))
     if coverage.complete:
         print_log(coverage.summary(), logger=logger)
     else:
         print_log(f'strict=False: loaded what fits.\n{coverage.table()}', logger=logger, level=logging.WARNING)
+    options = dict(prefix=prefix, patch_resize=patch_resize)
+    module.loaded_from = LoadedFrom(spelled(checkpoint), checkpoint, options, tuple(coverage.filled))
     return coverage
+
+
+def no_longer_loaded(module: nn.Module) -> list[str]:
+    """Read the checkpoint of a filled backbone again and name the parameters whose values are not those of the file."""
+    loaded: LoadedFrom = module.loaded_from
+    state, wrappers = read_tensors(local_file(loaded.checkpoint))
+    ready = survey(module, loaded.checkpoint, state, wrappers, **loaded.options)[1]
+    own = module.state_dict()
+    return [name for name in loaded.filled if not torch.equal(own[name], ready[name].to(own[name]))]
+
+
+def survey(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    state: State,
+    wrappers: Sequence[str],
+    *,
+    prefix: str | None = None,
+    patch_resize: str = 'flexivit',
+) -> tuple[Coverage, State, str]:
+    """Find out what a load would do; changes nothing.
+
+    Returns:
+        The coverage, the native tensors of the file, resized where needed, and a hint on another size.
+
+    Raises:
+        ValueError: if the file is in no layout of the backbone.
+    """
+    source = spelled(checkpoint)
+    found = _recognise_for(module, state, wrappers, prefix, source)
+    own = module.state_dict()
+    name = arch_name(module)
+    native, left_out = found.family.fit(found.native, module)
+    coverage = Coverage(
+        backbone=found.family.name + (f'-{name}' if name else ''),
+        source=source,
+        layout=found.title,
+        elements={key: value.numel() for key, value in own.items()},
+        bytes={key: value.numel() * value.element_size() for key, value in own.items()},
+        renamed=found.renamed,
+        dropped=[*found.dropped, *left_out],
+        outside=found.outside,
+        differs=differences(module, found.layout.source),
+    )
+    ready = compare(module, native, found.family, coverage, patch_resize)
+    return coverage, {**native, **ready}, size_hint(found.family.sizes(found.native), module)
 
 
 def initialise_from_checkpoint(module: BaseModule) -> bool:
@@ -212,7 +327,7 @@ def initialise_from_checkpoint(module: BaseModule) -> bool:
             BaseModule.init_weights(module)
         finally:
             module.init_cfg = given
-    options = {key: cfg[key] for key in ('prefix', 'strict') if key in cfg}
+    options = {key: cfg[key] for key in ('prefix', 'strict', 'patch_resize') if key in cfg}
     load_pretrained(module, cfg['checkpoint'], **options)
     for part in module.modules():
         if isinstance(part, BaseModule):
@@ -238,83 +353,12 @@ def _check_init_cfg(cfg: Mapping[str, Any], count: int) -> None:
             close = difflib.get_close_matches(str(key), INIT_CFG_KEYS, n=1)
             hint = f' (did you mean {close[0]!r}?)' if close else ''
             raise ValueError(f'init_cfg has the unknown key {key!r}{hint}; allowed are {list(INIT_CFG_KEYS)}')
-    if not isinstance(cfg.get('checkpoint'), str | os.PathLike) or not os.fspath(cfg['checkpoint']):
+    given = cfg.get('checkpoint')
+    names = given if isinstance(given, list | tuple) else [given]
+    if not names or not all(isinstance(name, str | os.PathLike) and os.fspath(name) for name in names):
         raise ValueError(
             f'init_cfg={dict(cfg)!r} names no checkpoint; give checkpoint=path or address, or leave init_cfg '
             'out to start from random weights'
         )
     if count > 1:
         raise ValueError(f'init_cfg names {count} checkpoints; give one')
-
-
-# --- a checkpoint of a whole model --------------------------------------------------------------------------
-
-
-# Last layers, whose first axis counts classes: boxes (one more for the background), masks, segmentation.
-CLASS_LAYERS = {
-    r'fc_cls\.(weight|bias)$': -1,
-    r'conv_logits\.(weight|bias)$': 0,
-    r'conv_seg\.(weight|bias)$': 0,
-}
-CLASS_DEPENDENT = re.compile(r'(fc_cls|fc_reg|conv_logits|conv_seg)\.(weight|bias)$')
-
-
-def check_model_checkpoint(model: nn.Module, state_dict: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Refuse a checkpoint of a whole detector or segmenter that is not of this model; loads nothing.
-
-    Args:
-        model: the built model, not wrapped.
-        state_dict: tensors by name, as under 'state_dict' in the file.
-        path: the file, for the message.
-
-    Raises:
-        ValueError: if a parameter is missing, left over or of another shape; with both class counts if only
-            the last layers differ.
-    """
-    given = {name.removeprefix('module.'): value for name, value in state_dict.items()}
-    own = model.state_dict()
-    missing = [name for name in own if name not in given and not name.endswith('num_batches_tracked')]
-    unexpected = [name for name in given if name not in own]
-    mismatched = {
-        name: (tuple(given[name].shape), tuple(own[name].shape))
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    }
-    if not (missing or unexpected or mismatched):
-        return
-    title = f'checkpoint {os.fspath(path)} does not fit {type(model).__name__}'
-    counts = None if missing or unexpected else _class_counts(mismatched)
-    if counts is not None:
-        raise ValueError(
-            f'{title}: the file was trained on {counts[0]} classes, the config has {counts[1]}; set '
-            f'num_classes={counts[0]} in every head and give the data set these classes, or give a '
-            f'checkpoint trained on {counts[1]} classes'
-        )
-    findings = []
-    if missing:
-        findings.append(f'{len(missing)} of {len(own)} parameters are missing in the file: {first_names(missing)}')
-    if mismatched:
-        shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in mismatched.items()]
-        findings.append(f'{len(mismatched)} have another shape: {first_names(shapes)}')
-    if unexpected:
-        findings.append(f'{len(unexpected)} are not in the model: {first_names(unexpected)}')
-    raise ValueError(
-        f'{title}: this is a checkpoint of another model; {"; ".join(findings)}; the parts of the file are '
-        f'{first_names(parts_of(given), 8)}; give the checkpoint that was trained with this config, or the '
-        'config of the file'
-    )
-
-
-def _class_counts(
-    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
-) -> tuple[int, int] | None:
-    """Read (classes in the file, classes in the model) off the last layers, if nothing else differs."""
-    if not all(CLASS_DEPENDENT.search(name) for name in mismatched):
-        return None
-    found = {
-        (old[0] + offset, new[0] + offset)
-        for name, (old, new) in mismatched.items()
-        for expression, offset in CLASS_LAYERS.items()
-        if re.search(expression, name)
-    }
-    return found.pop() if len(found) == 1 else None

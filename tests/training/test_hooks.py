@@ -17,7 +17,7 @@ from torch import nn
 
 from backbones.convnext import ConvNeXt
 from backbones.training import hooks
-from backbones.training.hooks import ChannelsLastHook, MetricsFileHook
+from backbones.training.hooks import ChannelsLastHook, MetricsFileHook, PretrainedWeightsHook
 
 
 @pytest.fixture
@@ -90,3 +90,38 @@ def features_and_logits(model: nn.Module, image: torch.Tensor) -> list[torch.Ten
         head = model.roi_head
         scores, boxes = head.bbox_head(head.bbox_roi_extractor(maps[:4], rois))
         return [*maps, scores, boxes, head.mask_head(head.mask_roi_extractor(maps[:4], rois))]
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> nn.Module:
+    """A model whose backbone was filled from a file."""
+    toy = dict(arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)), output_norm=False)
+    torch.save({'model': ConvNeXt(**toy).state_dict()}, tmp_path / 'w.pth')
+    model = nn.Module()
+    model.backbone = ConvNeXt(**toy, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'w.pth')))
+    model.backbone.init_weights()
+    return model
+
+
+def test_weights_that_changed_between_load_and_first_step_stop_the_run(detector: nn.Module) -> None:
+    hook = PretrainedWeightsHook()
+    hook.before_train(SimpleNamespace(model=detector))
+    nn.init.zeros_(detector.backbone.stages[1][0].pwconv1.weight)
+    wanted = r'from .*w\.pth, but 1 of its 52 tensors have other values now \(stages\.1\.0\.pwconv1\.weight\)'
+    with pytest.raises(ValueError, match=wanted):
+        hook.before_train(SimpleNamespace(model=detector))
+
+
+def test_weights_that_a_whole_checkpoint_replaced_are_not_held_against_the_file(detector: nn.Module) -> None:
+    nn.init.zeros_(detector.backbone.stages[1][0].pwconv1.weight)
+    PretrainedWeightsHook(against_file=False).before_train(SimpleNamespace(model=detector))
+
+
+def test_ranks_that_hold_different_weights_stop_the_run(detector: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(mine: tuple) -> list:
+        other = {name: {key: value + 1 for key, value in sums.items()} for name, sums in mine[1].items()}
+        return [mine, (mine[0], other)]
+
+    monkeypatch.setattr('backbones.training.hooks.all_gather_object', gather)
+    with pytest.raises(ValueError, match='rank 1 holds other pretrained weights than rank 0'):
+        PretrainedWeightsHook().before_train(SimpleNamespace(model=detector))

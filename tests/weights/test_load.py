@@ -1,4 +1,4 @@
-"""A load fills the backbone and counts, or refuses and changes nothing; and what is loaded stays loaded."""
+"""A load fills the backbone and counts, or refuses and changes nothing."""
 
 from __future__ import annotations
 
@@ -8,51 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import nn
+from weights.toy_files import CONVNEXT, VIT, official, same, saved
 
+import backbones
 from backbones.convnext import ConvNeXt
+from backbones.positions import resize_patches
 from backbones.vit import VisionTransformer
 from backbones.weights import load
-from backbones.weights.load import initialise_from_checkpoint, load_pretrained
-
-CONVNEXT = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
-VIT = dict(embed_dim=8, depth=2, num_heads=2)
-
-
-def official(model: nn.Module) -> dict[str, Tensor]:
-    """Give the state of a backbone as its source would publish it: random, with a classifier."""
-    torch.manual_seed(0)
-    state = {name: torch.randn_like(value) for name, value in model.state_dict().items()}
-    state = {name: value for name, value in state.items() if not re.match(r'norm\d', name)}
-    width = state['stages.3.0.dwconv.weight'].shape[0] if 'stages.3.0.dwconv.weight' in state else 8
-    head = {'norm.weight': width, 'norm.bias': width, 'head.weight': width, 'head.bias': width}
-    return {**state, **{name: torch.zeros(size) for name, size in head.items()}}
-
-
-def saved(path: Path, state: dict[str, Any], wrapper: str = 'model') -> Path:
-    """Save a state and return the path."""
-    torch.save({wrapper: state}, path)
-    return path
-
-
-@pytest.fixture
-def convnext_file(tmp_path: Path) -> Path:
-    """A toy ConvNeXt V1 in the official layout."""
-    return saved(tmp_path / 'convnext.pth', official(ConvNeXt(CONVNEXT)))
-
-
-@pytest.fixture
-def vit_file(tmp_path: Path) -> Path:
-    """A toy ViT in timm's layout, trained at 64 x 64."""
-    return saved(tmp_path / 'vit.pth', official(VisionTransformer(VIT, pretrain_img_size=64)))
-
-
-def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Whether every tensor of `state` that the model has is in it."""
-    own = model.state_dict()
-    return all(torch.equal(own[name], value) for name, value in state.items() if name in own)
-
+from backbones.weights.load import load_pretrained
 
 # --- coverage -----------------------------------------------------------------------------------------------
 
@@ -93,7 +57,7 @@ def test_a_published_size_is_named(tmp_path: Path) -> None:
         tmp_path / 'w.pth', official(VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32))
     )
     model = VisionTransformer('tiny', out_indices=(0,), pretrain_img_size=32)
-    assert load_pretrained(model, path).summary().startswith('VisionTransformer-tiny <- timm: ')
+    assert load_pretrained(model, path).summary().startswith('VisionTransformer-tiny <- DeiT or MAE: ')
 
 
 def test_half_precision_is_cast(convnext_file: Path, tmp_path: Path) -> None:
@@ -191,8 +155,28 @@ def test_another_depth_is_refused_with_the_one_that_fits(convnext_file: Path) ->
     refused(model, convnext_file, r'arch=dict\(depths=\(1, 1, 2, 1\), dims=\(8, 16, 24, 32\)\) fits')
 
 
-def test_another_patch_size_is_refused_with_the_one_that_fits(vit_file: Path) -> None:
-    refused(VisionTransformer(VIT, patch_size=8, pretrain_img_size=64), vit_file, r': patch_size=16 fits')
+def test_patches_of_another_size_are_resized_and_said_so(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64)
+    coverage = load_pretrained(model, vit_file)
+    assert coverage.resized['patch_embed.proj.weight'] == ((8, 3, 16, 16), (8, 3, 8, 8))
+    wanted = resize_patches(torch.load(vit_file)['model']['patch_embed.proj.weight'], 8)
+    assert model.patch_embed.proj.weight.equal(wanted)
+
+
+def test_the_rule_for_patches_can_be_chosen_in_the_config(vit_file: Path) -> None:
+    cfg = dict(type='Pretrained', checkpoint=str(vit_file), patch_resize='bicubic')
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64, init_cfg=cfg)
+    model.init_weights()
+    wanted = resize_patches(torch.load(vit_file)['model']['patch_embed.proj.weight'], 8, 'bicubic')
+    assert model.patch_embed.proj.weight.equal(wanted)
+
+
+def test_patches_of_another_size_can_be_refused_with_the_one_that_fits(vit_file: Path) -> None:
+    model = VisionTransformer(VIT, patch_size=8, pretrain_img_size=64)
+    with pytest.raises(ValueError, match=r': patch_size=16 fits'):
+        load_pretrained(model, vit_file, patch_resize='none')
+    with pytest.raises(ValueError, match=r"patch_resize='linear' is unknown; choose 'flexivit'"):
+        load_pretrained(model, vit_file, patch_resize='linear')
 
 
 def test_register_tokens_that_the_backbone_lacks_are_refused(tmp_path: Path) -> None:
@@ -204,19 +188,40 @@ def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> N
     refused(
         ConvNeXt(CONVNEXT),
         vit_file,
-        r"is not for ConvNeXt: it looks like VisionTransformer.*'timm'.*embed_dim=8",
+        r"is not for ConvNeXt: it looks like VisionTransformer.*'DeiT or MAE'.*embed_dim=8",
     )
     refused(VisionTransformer(VIT), convnext_file, r"it looks like ConvNeXt.*type='backbones\.ConvNeXt'")
 
 
-def test_a_language_model_is_in_no_known_layout(tmp_path: Path) -> None:
-    state = {f'model.layers.{i}.self_attn.q_proj.weight': torch.zeros(2, 2) for i in range(9)}
-    path = saved(tmp_path / 'llm.pth', state)
-    refused(
-        ConvNeXt(CONVNEXT),
-        path,
-        'is in no known layout: it has 9 tensors, model.layers.0.*and 5 more; known for',
-    )
+@pytest.mark.parametrize(
+    ('names', 'finding'),
+    [
+        (['model.embed_tokens.weight', 'model.layers.0.self_attn.q_proj.weight'], 'is a language model: it has 2'),
+        (['head.weight', 'head.bias'], 'holds a classification head only: it has 2 tensors, head.weight, head.bias'),
+        ([f'layers.{i}.weight' for i in range(9)], 'is in no known layout: it has 9 tensors.*and 5 more; give a file'),
+    ],
+)
+def test_a_file_of_something_else_is_named(names: list[str], finding: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / 'w.pth', {name: torch.zeros(2, 2) for name in names})
+    refused(ConvNeXt(CONVNEXT), path, finding)
+    with pytest.raises(ValueError, match=finding):
+        backbones.load_backbone(path)
+
+
+def test_a_file_with_nan_is_refused(convnext_file: Path, tmp_path: Path) -> None:
+    state = torch.load(convnext_file)['model']
+    state['stages.1.0.pwconv1.bias'][3] = torch.nan
+    path = saved(tmp_path / 'w.pth', state)
+    with pytest.raises(ValueError, match=r'1 hold NaN or infinity: stages\.1\.0\.pwconv1\.bias'):
+        load_pretrained(ConvNeXt(CONVNEXT), path)
+
+
+def test_a_setting_that_is_not_the_publishers_is_said(reference) -> None:
+    source = reference('vit_hf_vit')
+    model = backbones.load_backbone(source.checkpoint, norm_eps=1e-6)
+    coverage = load_pretrained(model, source.checkpoint)
+    assert coverage.complete
+    assert 'differs from the source: norm_eps=1e-06 (source 1e-12)' in coverage.summary()
 
 
 def test_an_unknown_parameter_is_refused(convnext_file: Path, tmp_path: Path) -> None:
@@ -250,113 +255,3 @@ def test_what_fits_is_loaded_on_request(
     assert coverage.missing == ['stages.0.0.gamma']
     assert same(model, state)
     assert 'missing (1): stages.0.0.gamma' in lines[0]
-
-
-# --- it stays loaded ----------------------------------------------------------------------------------------
-
-
-class Detector(BaseModule):
-    """A parent with an initialisation of its own that reaches every convolution."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__(init_cfg=dict(type='Constant', layer=['Conv2d', 'Linear', 'LayerNorm'], val=7.0))
-        self.backbone = backbone
-        self.head = nn.Conv2d(8, 8, 1)
-
-
-def pretrained(path: Path, **options: Any) -> dict[str, Any]:
-    """Write an init_cfg."""
-    return dict(type='Pretrained', checkpoint=str(path), **options)
-
-
-def test_init_weights_twice_keeps_the_weights(convnext_file: Path) -> None:
-    model = ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file))
-    model.init_weights()
-    with torch.no_grad():
-        model.norm0.weight.fill_(3.0)  # as if trained since
-    model.init_weights()
-    assert same(model, torch.load(convnext_file)['model'])
-    assert model.norm0.weight[0] == 3.0
-
-
-@pytest.mark.parametrize('early', [False, True])
-def test_a_parent_does_not_undo_the_load(early: bool, convnext_file: Path) -> None:
-    model = Detector(ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file)))
-    if early:
-        model.backbone.init_weights()
-    model.init_weights()  # as the Runner does, after construction
-    assert torch.all(model.head.weight == 7.0)
-    if not early:
-        assert same(model.backbone, torch.load(convnext_file)['model'])
-
-
-def test_weights_loaded_before_the_runner_starts_stay(convnext_file: Path) -> None:
-    model = nn.Sequential(ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file)))
-    model[0].init_weights()
-    parent = BaseModule()
-    parent.backbone = model[0]
-    parent.init_weights()
-    assert same(model[0], torch.load(convnext_file)['model'])
-
-
-def test_the_log_of_mmengine_names_the_file(convnext_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    parent = BaseModule()
-    parent.backbone = ConvNeXt(CONVNEXT, init_cfg=pretrained(convnext_file))
-    weight = parent.backbone.stages[0][0].dwconv.weight
-    monkeypatch.setattr(
-        BaseModule, '_dump_init_info', lambda self: seen.append(self._params_init_info[weight])
-    )
-    parent.init_weights()
-    assert seen[0]['init_info'] == f'loaded from {convnext_file}'
-
-
-def test_other_initialisation_comes_before_the_checkpoint(convnext_file: Path) -> None:
-    constant = dict(type='Constant', layer='LayerNorm', val=5.0)
-    model = ConvNeXt(CONVNEXT, init_cfg=[pretrained(convnext_file), dict(constant, layer='LayerNorm2d')])
-    model.init_weights()
-    assert torch.all(model.norm0.weight == 5.0)
-    assert same(model, torch.load(convnext_file)['model'])
-    assert model.init_cfg[0]['type'] == 'Pretrained'
-
-
-def test_without_a_checkpoint_mmengine_goes_on() -> None:
-    model = ConvNeXt(CONVNEXT, init_cfg=dict(type='Constant', layer='Linear', val=2.0))
-    assert not initialise_from_checkpoint(model)
-    model.init_weights()
-    assert torch.all(model.stages[0][0].pwconv1.weight == 2.0)
-
-
-@pytest.mark.parametrize(
-    'cfg, message',
-    [
-        (
-            dict(type='Pretrained', checkpont='w.pth'),
-            r"unknown key 'checkpont' \(did you mean 'checkpoint'\?\)",
-        ),
-        (dict(type='Pretrained'), 'names no checkpoint; give checkpoint=path or address'),
-        (dict(type='Pretrained', checkpoint=''), 'names no checkpoint'),
-        ([dict(type='Pretrained', checkpoint=name) for name in 'ab'], 'names 2 checkpoints; give one'),
-        (dict(type='Pretrained', checkpoint='nowhere.pth'), r'nowhere\.pth: there is no such file'),
-    ],
-)
-def test_a_wrong_init_cfg_is_refused(cfg: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ConvNeXt(CONVNEXT, init_cfg=cfg).init_weights()
-
-
-def test_relaxing_is_explicit(convnext_file: Path) -> None:
-    model = ConvNeXt(CONVNEXT, layer_scale_init_value=0, init_cfg=pretrained(convnext_file, strict=False))
-    model.init_weights()
-    assert same(model, torch.load(convnext_file)['model'])
-
-
-def test_a_failed_download_fails_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    # this rank waits while another one downloads and fails
-    monkeypatch.setenv('LOCAL_RANK', '1')
-    monkeypatch.setattr(load, 'fetch', lambda *args, **kwargs: pytest.fail('only local rank 0 downloads'))
-    monkeypatch.setattr(
-        load, 'all_gather_object', lambda mine: ['checkpoint x could not be downloaded', mine]
-    )
-    with pytest.raises(ValueError, match='could not be downloaded'):
-        load_pretrained(ConvNeXt(CONVNEXT), 'https://example.org/w.pth')

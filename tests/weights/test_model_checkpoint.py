@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.weights.load import check_model_checkpoint
+from backbones.weights.whole_model import check_model_checkpoint
 
 
 class Head(nn.Module):
