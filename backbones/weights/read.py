@@ -1,7 +1,7 @@
 """Open checkpoint files without executing anything in them.
 
 A file is told by its content, not by its name. Nothing in a file is ever called; what torch and pickle files may
-name is in `pickles.py`. Sizes that a file announces are compared with its own before memory is taken.
+name is in `inert.py`. Sizes that a file announces are compared with its own before memory is taken.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from struct import unpack
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.weights import pickles
-from backbones.weights.pickles import Damaged, Opaque, Refused, first_line
+from backbones.weights.inert import Damaged, Opaque, Refused, first_line, native
 
 __all__ = ['NOT_WEIGHTS', 'WRAPPERS', 'Opaque', 'file_kind', 'peel', 'read_file', 'read_state']
 
@@ -178,12 +179,16 @@ def _zip_kind(path: Path, size: int) -> tuple[str, list[zipfile.ZipInfo]]:
     names = [member.filename for member in members]
     if len(set(names)) < len(names) or sum(member.compress_size for member in members) > size:
         raise ValueError(f'checkpoint {path} is an archive whose parts overlap; do not use it')
-    if any(name.endswith('/constants.pkl') for name in names) or any('/code/' in name for name in names):
+    if any(name.endswith('/constants.pkl') or '/code/' in name for name in names):
         raise ValueError(
             f'checkpoint {path} is a TorchScript archive, which is a program; convert it where you trust it: '
             'torch.save(torch.jit.load(file).state_dict(), new_file)'
         )
-    if sum(name.endswith('/data.pkl') for name in names) == 1:
+    if any(name.endswith('/data.pkl') for name in names):
+        lower = {name.lower() for name in names}  # torch does not tell them from capitals
+        one = len(lower) == len(names) and sum(name.endswith('/data.pkl') for name in lower) == 1
+        if not one or not _plain_end(path, size):
+            raise ValueError(f'checkpoint {path} is an archive in which two readers find two contents; do not use it')
         if any((part.compress_type, part.compress_size) != (zipfile.ZIP_STORED, part.file_size) for part in members):
             raise ValueError(
                 f'checkpoint {path} is a torch file packed anew, with compression; give the file as torch.save wrote it'
@@ -196,6 +201,24 @@ def _zip_kind(path: Path, size: int) -> tuple[str, list[zipfile.ZipInfo]]:
     )
 
 
+def _plain_end(path: Path, size: int) -> bool:
+    """Tell whether the directory of a zip archive lies right before its end, where every reader looks for it.
+
+    What Python finds is checked, but torch opens the file by itself, and goes where the end points to.
+    """
+    with path.open('rb') as file:
+        file.seek(max(0, size - 98))
+        tail = file.read()
+    if tail[-22:-18] != b'PK\5\6' or tail[-2:] != b'\0\0':  # no comment, which could hold another directory
+        return False
+    end, (length, start) = size - 22, unpack('<2L', tail[-10:-2])
+    if tail[-42:-38] == b'PK\6\7':  # the form for more than 4 GiB, which torch.save always writes
+        if tail[:4] != b'PK\6\6' or unpack('<Q', tail[-34:-26]) != (size - 98,):
+            return False
+        end, (length, start) = size - 98, unpack('<2Q', tail[40:56])
+    return start + length == end
+
+
 # --- readers ------------------------------------------------------------------------------------------------
 
 
@@ -206,7 +229,7 @@ def _read_npz(path: Path, members: list[zipfile.ZipInfo]) -> dict[str, Tensor]:
             for member in members:
                 _check_array(archive, member)
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(pickles.native(arrays[name])) for name in arrays.files}
+            return {name: torch.from_numpy(native(arrays[name])) for name in arrays.files}
     except (Refused, Damaged):
         raise
     except Exception as error:  # zlib, zipfile and numpy have an error of their own for each kind of damage
