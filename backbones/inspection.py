@@ -56,7 +56,8 @@ def inspect_file(checkpoint: Checkpoint) -> dict[str, Any]:
     )
     if problem is None:
         with torch.device('meta'):
-            report['arch'] = arch_name(CLASSES[found.family.name](**arguments))
+            model = CLASSES[found.family.name](**arguments)
+        report['arch'] = arch_name(model, model.state_dict())
     return report
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.weights.coverage import Coverage
 from backbones.weights.family import Family
@@ -34,17 +34,17 @@ def _archs(module: nn.Module) -> Mapping[str, Mapping[str, Any]]:
     return getattr(sys.modules[type(module).__module__], 'ARCHS', {})
 
 
-def own_sizes(module: nn.Module) -> dict[str, Any]:
-    """Give the sizes of a backbone in the terms of its family, with the levels it does not build."""
+def own_sizes(module: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Give the sizes of a backbone of state `own` in the terms of its family, with the levels it does not build."""
     stated = getattr(module, 'arch', None)
     stated = stated if isinstance(stated, Mapping) else {}
-    read = module.weight_family.sizes(module.state_dict())
+    read = module.weight_family.sizes(own)
     return {key: stated.get(key, getattr(module, key, value)) for key, value in read.items()}
 
 
-def arch_name(module: nn.Module) -> str | None:
+def arch_name(module: nn.Module, own: Mapping[str, Tensor]) -> str | None:
     """Name the published size that a backbone has."""
-    return _name_of(own_sizes(module), module)
+    return _name_of(own_sizes(module, own), module)
 
 
 def _name_of(sizes: Mapping[str, Any], module: nn.Module) -> str | None:
@@ -73,7 +73,7 @@ def arch_text(arch: Mapping[str, Any]) -> str:
 
 def size_hint(theirs: Mapping[str, Any], module: nn.Module) -> str:
     """Say which arguments the file asks for, if its size is not that of the backbone; '' if it is."""
-    ours = own_sizes(module)
+    ours = own_sizes(module, module.state_dict())
     keys = [key for key in theirs if key in ours and ours[key] != theirs[key]]
     if not keys:
         return ''

@@ -42,6 +42,7 @@ from backbones.weights.sources import Checkpoint, fetch, licence_notice, resolve
 from backbones.weights.vit_family import VIT
 
 INIT_CFG_KEYS = ('type', 'checkpoint', 'prefix', 'strict', 'patch_resize', 'map_location')
+PIECE = 1 << 20  # values copied at once
 FAMILIES = (CONVNEXT, VIT, SIMPLE_FPN)
 
 
@@ -132,12 +133,15 @@ def _recognise_for(
 # --- compare ------------------------------------------------------------------------------------------------
 
 
-def compare(module: nn.Module, native: State, family: Family, coverage: Coverage, patch_resize: str) -> State:
+def compare(
+    module: nn.Module, own: State, native: State, family: Family, coverage: Coverage, patch_resize: str
+) -> State:
     """Sort native tensors into what fills the backbone and what does not; resize position tables and patches.
 
     Args:
         module: the backbone.
-        native: tensors by the backbone's own names.
+        own: its state dict.
+        native: tensors of the file by the backbone's own names.
         family: knows how to resize.
         coverage: the findings are written here.
         patch_resize: as in `load_pretrained`.
@@ -145,7 +149,6 @@ def compare(module: nn.Module, native: State, family: Family, coverage: Coverage
     Returns:
         What is to be copied into the backbone, by name.
     """
-    own = module.state_dict()
     may_miss = module.weights_may_miss()
     ready = {}
     for name, value in native.items():
@@ -167,6 +170,20 @@ def compare(module: nn.Module, native: State, family: Family, coverage: Coverage
             is_free = any(fnmatchcase(name, pattern) for pattern in may_miss)
             (coverage.fresh if is_free else coverage.missing).append(name)
     return ready
+
+
+def _copy_finite(target: Tensor, value: Tensor) -> bool:
+    """Copy `value`, cast to the type of `target`, and tell whether it is finite.
+
+    Piece by piece, so that each is summed while it is in the cache: a second pass over the whole costs a third more.
+    """
+    if not target.is_floating_point() or not (target.is_contiguous() and value.is_contiguous()):
+        target.copy_(value)
+        return is_finite(target)
+    sums = []
+    for mine, theirs in zip(target.view(-1).split(PIECE), value.view(-1).split(PIECE), strict=True):
+        sums.append(mine.copy_(theirs).sum(dtype=torch.float32))
+    return bool(torch.stack(sums).sum().isfinite()) or is_finite(target)
 
 
 def is_finite(value: Tensor) -> bool:
@@ -238,8 +255,7 @@ def load_pretrained(
     own = module.state_dict()
     with torch.no_grad():
         for key in coverage.filled:
-            own[key].copy_(ready[key])  # casts half precision to the precision of the backbone
-            if not is_finite(own[key]):  # here and not before: a second pass over the file would double the time
+            if not _copy_finite(own[key], ready[key]):
                 coverage.not_finite.append(key)
     if strict and coverage.not_finite:
         raise ValueError(refusal(coverage, ready, hint))
@@ -281,7 +297,7 @@ def survey(
     source = spelled(checkpoint)
     found = _recognise_for(module, state, wrappers, prefix, source)
     own = module.state_dict()
-    name = arch_name(module)
+    name = arch_name(module, own)
     native, left_out = found.family.fit(found.native, module)
     coverage = Coverage(
         backbone=found.family.name + (f'-{name}' if name else ''),
@@ -294,8 +310,9 @@ def survey(
         outside=found.outside,
         differs=differences(module, found.layout.source),
     )
-    ready = compare(module, native, found.family, coverage, patch_resize)
-    return coverage, {**native, **ready}, size_hint(found.family.sizes(found.native), module)
+    ready = compare(module, own, native, found.family, coverage, patch_resize)
+    hint = '' if coverage.complete else size_hint(found.family.sizes(found.native), module)
+    return coverage, {**native, **ready}, hint
 
 
 def initialise_from_checkpoint(module: BaseModule) -> bool:
