@@ -171,7 +171,7 @@ class ConvNeXt(BaseModule):
         check_number(
             'layer_scale_init_value', layer_scale_init_value, '0 for none; None is the official choice', or_zero=True)
         check_number('norm_eps', norm_eps, '1e-6 in all official weights')
-        self.with_cp = with_cp
+        self.with_cp, self.norm_eps = with_cp, norm_eps
         self.output_norm = output_norm
 
         layer_scale_init_value = float(layer_scale_init_value)

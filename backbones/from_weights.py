@@ -19,7 +19,7 @@ from backbones.vit import VisionTransformer
 from backbones.vit_parts import ACTIVATIONS, read_arch
 from backbones.weights.advice import unknown_layout
 from backbones.weights.convnext_family import CONVNEXT
-from backbones.weights.load import Recognised, load_pretrained, local_file, read_tensors, recognise_in
+from backbones.weights.load import Recognised, about, load_pretrained, local_file, read_tensors, recognise_in
 from backbones.weights.sources import Checkpoint, spelled
 from backbones.weights.vit_family import VIT
 
@@ -50,9 +50,11 @@ def load_backbone(checkpoint: Checkpoint, **overrides: Any) -> BaseModule:
         ValueError: if the file cannot be read, is in no known layout, or does not show what is needed.
     """
     options = {key: overrides.pop(key) for key in ('prefix', 'patch_resize') if key in overrides}
-    found = recognise_file(checkpoint, options.get('prefix'))
-    arguments = backbone_arguments(found, config_beside(local_file(checkpoint)), overrides)
-    model = CLASSES[found.family.name](**arguments)
+    with about(spelled(checkpoint)):
+        found = recognise_file(checkpoint, options.get('prefix'))
+        arguments = backbone_arguments(found, config_beside(local_file(checkpoint)), overrides)
+        model = CLASSES[found.family.name](**arguments)
+    del found  # its tensors, before the file is read into the model
     load_pretrained(model, checkpoint, **options)
     for part in model.modules():
         if isinstance(part, BaseModule):
@@ -67,9 +69,16 @@ def recognise_file(checkpoint: Checkpoint, prefix: str | None = None) -> Recogni
         ValueError: if the file cannot be read or is in no known layout.
     """
     state, wrappers = read_tensors(local_file(checkpoint))
-    found = recognise_in((CONVNEXT, VIT), state, wrappers, prefix)
+    with about(spelled(checkpoint)):
+        found = recognise_in((CONVNEXT, VIT), state, wrappers, prefix)
     if found is None:
         raise ValueError(unknown_layout(spelled(checkpoint), '', state, (CONVNEXT, VIT)))
+    lost = found.layout.lost(found.native)
+    if lost:
+        raise ValueError(
+            f'checkpoint {spelled(checkpoint)} (layout {found.title!r}) has lost what every such file has: '
+            f'{", ".join(lost)}; give the file as it was published, or build the backbone by hand without'
+        )
     return found
 
 
@@ -85,6 +94,8 @@ def backbone_arguments(
     accepted = set(inspect.signature(CLASSES[found.family.name]).parameters) - {'init_cfg'}
     read = found.family.arguments(found.native)
     arch = read.pop('arch')
+    if found.heads is not None:
+        arch.setdefault('num_heads', found.heads)
     hints = {key: value for key, value in {**found.layout.source, **read}.items() if key in accepted}
     if found.family is VIT:
         hints |= _hf_hints(config, arch)
@@ -134,8 +145,12 @@ def _settle(arguments: dict[str, Any], native: Mapping[str, Tensor], overrides: 
         arguments['out_norm'] = 'last'
     if arguments.get('mlp', 'mlp') != 'mlp':
         arguments.pop('act', None)
-    if arguments.get('position') != 'absolute':
+    if arguments.setdefault('position', 'none') != 'absolute':
         arguments.pop('pretrain_img_size', None)
+    elif 'patch_size' in overrides and 'pretrain_img_size' not in overrides and 'pretrain_img_size' in arguments:
+        read = native['patch_embed.proj.weight'].shape[-1]  # the grid stays, also where the patches are resized
+        arguments['pretrain_img_size'] = tuple(
+            side // read * arguments['patch_size'] for side in arguments['pretrain_img_size'])
 
 
 def config_beside(file: Path) -> dict[str, Any] | None:

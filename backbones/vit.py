@@ -76,6 +76,7 @@ ARCHS = {
     'large': dict(embed_dim=1024, depth=24, num_heads=16),
     'huge': dict(embed_dim=1280, depth=32, num_heads=16),
     'so400m': dict(embed_dim=1152, depth=27, num_heads=16, mlp_hidden=4304),
+    'gigantic': dict(embed_dim=1664, depth=48, num_heads=16, mlp_hidden=8192),
     'giant': dict(embed_dim=1408, depth=40, num_heads=16, mlp_hidden=6144),
     'giant2': dict(embed_dim=1536, depth=40, num_heads=24),
     'small_plus': dict(embed_dim=384, depth=12, num_heads=6, mlp_ratio=6),

@@ -17,7 +17,7 @@ from backbones.evaluation.protocol import evaluation_protocol
 from backbones.files import keep_older, write_json
 from backbones.registry import HOOKS
 from backbones.weights.fingerprint import LoadedFrom, fingerprints
-from backbones.weights.load import no_longer_loaded
+from backbones.weights.load import is_pretrained, no_longer_loaded
 from backbones.weights.whole_model import load_model_checkpoint
 
 
@@ -163,6 +163,16 @@ class PretrainedWeightsHook(Hook):
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         loaded = {name: part.loaded_from for name, part in model.named_modules() if hasattr(part, 'loaded_from')}
+        forgotten = [
+            name for name, part in model.named_modules()
+            if self.against_file and is_pretrained(getattr(part, 'init_cfg', None)) and hasattr(part, 'weight_family')
+            and name not in loaded
+        ]
+        if forgotten:
+            raise ValueError(
+                f'{forgotten[0]}.init_cfg names a checkpoint that was never loaded; call init_weights() of the model '
+                'before the first step'
+            )
         findings = [self._finding(model.get_submodule(name), name, source) for name, source in loaded.items()]
         digests = {name: fingerprints(model.get_submodule(name), source.filled) for name, source in loaded.items()}
         ranks = all_gather_object(([finding for finding in findings if finding], digests))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.runner import build_runner
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
-from backbones.weights.load import local_file
+from backbones.weights.load import is_pretrained, local_file
 from backbones.weights.read import read_state
 from backbones.weights.sources import is_url
 from backbones.weights.whole_model import check_model_checkpoint
@@ -77,9 +76,14 @@ def _take_model_init(cfg: Config) -> None:
 
     MMEngine would load it with what fits and go on with a warning; our loader counts, converts and refuses.
     """
-    given = cfg.model.get('init_cfg')
-    if not isinstance(given, Mapping) or given.get('type') != 'Pretrained':
+    entries = cfg.model.get('init_cfg') or []
+    entries = entries if isinstance(entries, list | tuple) else [entries]
+    pretrained = [entry for entry in entries if is_pretrained(entry)]
+    if not pretrained:
         return
+    if len(entries) > 1:
+        raise ValueError(f'model.init_cfg has {len(entries)} entries; give the Pretrained one alone, or set load_from')
+    given = pretrained[0]
     wrong = sorted(set(given) - {'type', 'checkpoint'})
     if wrong or not given.get('checkpoint'):
         raise ValueError(

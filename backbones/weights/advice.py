@@ -15,6 +15,13 @@ from backbones.weights.layout import State
 
 SHOWN = 4  # names listed of each kind of finding; the rest is counted
 # Leftovers that a backbone takes when it is built for them.
+# Other backbones, by a name that only they have.
+OTHERS = {
+    'Swin Transformer': r'layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table',
+    'ResNet': r'layer\d\.\d+\.conv\d\.weight',
+    'EfficientNet': r'(_blocks|blocks)\.\d+\.?\d*\.(_depthwise_conv|conv_dw|bn\d)\.',
+    'language model': r'(embed_tokens|word_embeddings|wte)\.weight',
+}
 REMEDIES = {
     'reg_token': 'the file has register or distillation tokens: build the backbone with num_registers={rows}',
     'norm_pre.weight': 'the file has a norm before the blocks: build the backbone with pre_norm=True',
@@ -39,7 +46,9 @@ def own_sizes(module: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Any]:
     stated = getattr(module, 'arch', None)
     stated = stated if isinstance(stated, Mapping) else {}
     read = module.weight_family.sizes(own)
-    return {key: stated.get(key, getattr(module, key, value)) for key, value in read.items()}
+    ours = {key: stated.get(key, getattr(module, key, value)) for key, value in read.items()}
+    # a neck has as many channels on each level
+    return {key: value[0] if key == 'out_channels' else value for key, value in ours.items()}
 
 
 def arch_name(module: nn.Module, own: Mapping[str, Tensor]) -> str | None:
@@ -90,18 +99,19 @@ def size_hint(theirs: Mapping[str, Any], module: nn.Module) -> str:
 def unknown_layout(source: str, where: str, state: State, families: Sequence[Family]) -> str:
     """Say that a file is in no known layout, and what it seems to be."""
     parts = {piece for name in state for piece in name.split('.')}
+    known = [title for title, pattern in OTHERS.items() if any(re.search(pattern, name) for name in state)]
     only_heads = parts <= {'head', 'fc', 'classifier', 'weight', 'bias', 'layers', 'norm', 'fc_norm', 'head_dist'}
     if only_heads:
         finding = 'holds a classification head only'
-    elif parts & {'token_embedding', 'embed_tokens', 'word_embeddings', 'wte', 'lm_head'}:
-        finding = 'is a language model'
+    elif known:
+        finding = f'looks like a {known[0]}, which is not among the backbones here'
     else:
         finding = f'is in no known layout{where}'
-    known = '; '.join(f'{family.name}: {", ".join(layout.name for layout in family.layouts)}' for family in families)
+    names = ' or '.join(family.name for family in families)
     return (
-        f'checkpoint {source} {finding}: it has {len(state)} tensors, {first_names(list(state))}; give a file in a '
-        f'known layout ({known}), or rename its tensors to the names of {families[0].name}.state_dict() and save them '
-        'with torch.save'
+        f'checkpoint {source} {finding}: it has {len(state)} tensors, {first_names(list(state))}; give a file of a '
+        f'{names} in one of the layouts of docs/weights.md, say prefix=... if one lies deeper in this file, or rename '
+        f'its tensors to the names of {families[0].name}.state_dict()'
     )
 
 
@@ -116,7 +126,8 @@ def _leftover_hints(coverage: Coverage, native: State) -> list[str]:
             hints.append('the file is ConvNeXt V2: build the backbone with use_grn=True')
     if any('.grn.' in name for name in coverage.missing):
         hints.append('the file is ConvNeXt V1: build the backbone with use_grn=False')
-    if any(re.search(r'\.(gamma|ls\d\.gamma)$', name) for name in coverage.missing):
+    scale = re.compile(r'\.(gamma|ls\d\.gamma)$')
+    if any(map(scale.search, coverage.missing)) and not any(map(scale.search, native)):
         hints.append('the file has no layer scale: build the backbone without (layer_scale_init_value=0 or None)')
     return list(dict.fromkeys(hints))
 
@@ -133,6 +144,11 @@ def refusal(coverage: Coverage, native: State, hint: str) -> str:
         findings.append(f'{len(coverage.not_finite)} hold NaN or infinity: {first_names(coverage.not_finite)}')
     if coverage.unexpected:
         findings.append(f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}')
+    if coverage.not_finite and not (coverage.missing or coverage.mismatched or coverage.unexpected):
+        return (
+            f'checkpoint {coverage.source} (layout {coverage.layout!r}) cannot be used: {findings[0]}; download it '
+            'again, or take a checkpoint from before the run diverged'
+        )
     remedies = [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
     return (
         f'checkpoint {coverage.source} (layout {coverage.layout!r}) does not fit {coverage.backbone}: '

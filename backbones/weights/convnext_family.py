@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backbones.weights.convnext_layouts import LAYOUTS
-from backbones.weights.family import Family
+from backbones.weights.family import Family, counted
 from backbones.weights.layout import State
 
 
@@ -23,13 +23,21 @@ def arguments(native: Mapping[str, Tensor]) -> dict[str, Any]:
         in_channels=stem.shape[1],
         use_grn=any(name.endswith('.grn.gamma') for name in native),
         layer_scale_init_value=1.0 if any(re.fullmatch(r'(stages|blocks)\.[\d.]+gamma', n) for n in native) else 0.0,
-        output_norm='norm0.weight' in native,  # DINOv3 and mmpretrain have norm3 only
+        **_output_norms(native),
     )
 
 
+def _output_norms(native: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A detector has a norm for each of its outputs; DINOv3 and mmpretrain's classifiers have the last one only."""
+    norms = sorted(int(fit[1]) for fit in (re.fullmatch(r'norm(\d+)\.weight', name) for name in native) if fit)
+    if len(norms) < 2:
+        return dict(output_norm=False)
+    return dict(output_norm=True, **({} if len(norms) == 4 else dict(out_indices=tuple(norms))))
+
+
 def _isotropic(native: Mapping[str, Tensor]) -> dict[str, Any]:
-    depth = sum(1 for name in native if re.fullmatch(r'blocks\.\d+\.dwconv\.weight', name))
-    return dict(depth=depth, dim=native['stem.weight'].shape[0])
+    blocks = [int(fit[1]) for fit in (re.fullmatch(r'blocks\.(\d+)\.dwconv\.weight', name) for name in native) if fit]
+    return dict(depth=counted('blocks', blocks), dim=native['stem.weight'].shape[0])
 
 
 def _stages(native: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def _stages(native: Mapping[str, Tensor]) -> dict[str, Any]:
             found.setdefault(int(block[1]), []).append(int(block[2]))
     stages = sorted(found)
     return dict(
-        depths=tuple(max(found[stage]) + 1 for stage in stages),
+        depths=tuple(counted(f'stages.{stage}', found[stage]) for stage in stages[: counted('stages', stages)]),
         dims=tuple(native[f'stages.{stage}.{found[stage][0]}.dwconv.weight'].shape[0] for stage in stages),
     )
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
-from backbones.weights.layout import Layout, Rule, State
+from backbones.weights.layout import Layout, Rule, State, as_is
 
 # `norm` normalises the pooled vector of the classifier. It is not the output norm of the last stage: the
 # official detector leaves it out and starts `norm3` anew.
@@ -99,6 +99,9 @@ SPARSE: tuple[Rule, ...] = (
 )
 
 
+CONV_MLP = (40, 48, 64, 80)  # stem widths of atto, femto, pico, nano, which timm builds with conv_mlp
+
+
 def _merge(state: State) -> State:
     """Give every tensor its native shape: layer scale (C,), GRN (1, 1, 1, 4C), pointwise weights with two axes."""
     return {name: _reshape(name, value) for name, value in state.items()}
@@ -135,27 +138,36 @@ def _flat_grn(state: State) -> State:
     return {name: value.flatten() if '.grn.' in name else value for name, value in state.items()}
 
 
+def _timm_shapes(state: State) -> State:
+    """Write GRN as (4C,), and the matrices of timm's small sizes as 1x1 convolutions."""
+    stem = state.get('downsample_layers.0.0.weight')
+    if stem is None or stem.shape[0] not in CONV_MLP:
+        return _flat_grn(state)
+    return {
+        name: value[:, :, None, None] if fnmatchcase(name, '*.pwconv[12].weight') else value
+        for name, value in _flat_grn(state).items()
+    }
+
+
 def _torchvision_scale(state: State) -> State:
     """Write the layer scale as (C, 1, 1)."""
     return {name: value[:, None, None] if name.endswith('.gamma') else value for name, value in state.items()}
 
 
-def _as_is(state: State) -> State:
-    return state
-
-
 def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), **options) -> Layout:
-    options = {'table': CLASSIFIER, 'merge': _merge, **options}
+    options = {'table': CLASSIFIER, 'merge': _merge, 'needs': SCALED, 'source': dict(norm_eps=1e-6), **options}
     return Layout(name, 'ConvNeXt', has, lacks, **options)
 
 
 # Norms of outputs belong to dense prediction; a classifier's code has no place for them.
 NORMS = tuple(f'norm{i}.{kind}' for i in range(4) for kind in ('weight', 'bias'))
+# V1 has a layer scale in every block, V2 GRN instead.
+SCALED = (('stages.*.gamma', 'stages.*.grn.gamma'),)
 _foreign = dict(keeps=False)
-_official = dict(split=_as_is, targets=('official',), wrapper='model', omits=NORMS)
+_official = dict(split=as_is, targets=('official',), wrapper='model', omits=NORMS)
 LAYOUTS = (
     _layout(
-        'DINOv3', (*STAGES, 'norms.3.weight'), ('*.grn.gamma',), table=DINOV3, split=_as_is,
+        'DINOv3', (*STAGES, 'norms.3.weight'), ('*.grn.gamma',), table=DINOV3, split=as_is,
         targets=('official',), models=('dinov3',),
     ),
     _layout('official detector', (*STAGES, 'norm[0-3].weight'), ('*.grn.gamma',)),
@@ -168,23 +180,24 @@ LAYOUTS = (
         table=SPARSE, merge=_merge_sparse,
     ),
     _layout(
-        'official isotropic', ('stem.weight', 'blocks.0.dwconv.weight', 'blocks.0.pwconv1.weight'), **_official
+        'official isotropic', ('stem.weight', 'blocks.0.dwconv.weight', 'blocks.0.pwconv1.weight'), needs=(),
+        **_official,
     ),
     _layout(
-        'timm', ('stem.0.weight', 'stages.0.blocks.0.conv_dw.weight'), table=TIMM, split=_flat_grn, targets=('timm',),
-        omits=NORMS, models=('', 'dinov3'), **_foreign,
+        'timm', ('stem.0.weight', 'stages.0.blocks.0.conv_dw.weight'), table=TIMM, split=_timm_shapes,
+        targets=('timm',), omits=NORMS, models=('', 'dinov3'), **_foreign,
     ),
     _layout(
         'Hugging Face', ('embeddings.patch_embeddings.weight', 'encoder.stages.0.layers.0.dwconv.weight'),
-        ('*.grn.weight',), table=HUGGING_FACE, split=_as_is, targets=('hf',), prefix='convnext.', **_foreign,
+        ('*.grn.weight',), table=HUGGING_FACE, split=as_is, targets=('hf',), prefix='convnext.', **_foreign,
     ),
     _layout(
         'Hugging Face V2', ('embeddings.patch_embeddings.weight', 'encoder.stages.0.layers.0.grn.weight'),
-        table=HUGGING_FACE, split=_as_is, targets=('hf',), prefix='convnextv2.', **_foreign,
+        table=HUGGING_FACE, split=as_is, targets=('hf',), prefix='convnextv2.', **_foreign,
     ),
     _layout(
         'DINOv3, Hugging Face', ('stages.0.downsample_layers.0.weight', 'stages.0.layers.0.depthwise_conv.weight'),
-        table=DINOV3_HUGGING_FACE, split=_as_is, targets=('hf',), models=('dinov3',), **_foreign,
+        table=DINOV3_HUGGING_FACE, split=as_is, targets=('hf',), models=('dinov3',), **_foreign,
     ),
     _layout(
         'torchvision', ('features.0.0.weight', 'features.1.0.block.0.weight', 'features.1.0.layer_scale'),

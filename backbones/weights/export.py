@@ -15,7 +15,6 @@ from torch import Tensor
 
 from backbones.weights.family import Family
 from backbones.weights.layout import Layout, State, recognise
-from backbones.weights.vit_values import fold_class_position, timm_names
 
 TARGETS = ('native', 'timm', 'hf', 'torchvision', 'mmpretrain', 'official')
 
@@ -75,8 +74,7 @@ def _targets_of(family: Family, model: str) -> list[str]:
 
 def _export_as(native: State, family: Family, layout: Layout, recognised: bool) -> Export:
     """Write one layout, and read it back."""
-    if layout.split is timm_names:
-        native = fold_class_position(native)
+    native = layout.fold(native)
     written = layout.write(native)
     tensors = {layout.prefix + name: value for name, value in written.items()}
     wrappers = (layout.wrapper,) if layout.wrapper else ()

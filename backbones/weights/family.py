@@ -36,3 +36,18 @@ class Family:
         arguments = self.arguments(native)
         flat = {**arguments, **arguments.get('arch', {})}
         return {key: flat[key] for key in self.size if key in flat}
+
+
+def counted(where: str, numbers: list[int]) -> int:
+    """Return how many parts a file has, numbered from 0.
+
+    Raises:
+        ValueError: if one is left out.
+    """
+    gaps = sorted(set(range(len(set(numbers)))) - set(numbers))
+    if gaps:
+        raise ValueError(
+            f'{where} has {len(set(numbers))} parts, but none with the number {gaps[0]}; give the file as it was '
+            'published'
+        )
+    return len(set(numbers))

@@ -19,6 +19,7 @@ State = dict[str, Tensor]
 # (their name, our name): `{i}` `{j}` stand for numbers, `{w}` for weight or bias, `{rest}` for anything. None drops the
 # tensor on purpose, and the report says so. A list of names is read in any of its forms and written in the first.
 Rule = tuple['str | tuple[str, ...]', 'str | None']
+COUNTERS = ('total_ops', 'total_params')  # left in modules by FLOP counters
 HOLES = {'i': r'\d+', 'j': r'\d+', 'w': r'weight|bias', 'rest': r'.+'}
 
 
@@ -55,8 +56,13 @@ class Converted:
     renamed: int
 
 
-def _same(state: State) -> State:
+def as_is(state: State) -> State:
+    """Change nothing: for layouts whose values are native."""
     return state
+
+
+def _unknown(state: State) -> int | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,10 @@ class Layout:
         keeps: a name without a rule is taken as native; False makes it a leftover, which is refused.
         merge: pure function from renamed tensors to native ones (fuse, reshape, transpose).
         split: the reverse of `merge`, for writing; None where a layout is only read.
+        fold: changes native tensors that the layout holds in another way with the same features, before they are written.
+        heads: reads the number of heads off the file's own tensors, where native ones no longer show it.
+        needs: groups of fnmatch patterns on native names; a published file has one of each group, so that a file
+            without has lost it.
         targets: what `tools/weights.py convert --to` calls this layout; () if it is only read.
         only_in: key that must wrap the tensors in the file: tells publishers of equal names apart.
         wrapper: key under which the publisher keeps the tensors, for writing; '' for none.
@@ -91,8 +101,11 @@ class Layout:
     table: tuple[Rule, ...] = ()
     also: tuple[Rule, ...] = ()
     keeps: bool = True
-    merge: Callable[[State], State] = _same
+    merge: Callable[[State], State] = as_is
+    fold: Callable[[State], State] = as_is
     split: Callable[[State], State] | None = None
+    heads: Callable[[State], int | None] = _unknown
+    needs: tuple[tuple[str, ...], ...] = ()
     targets: tuple[str, ...] = ()
     only_in: str = ''
     wrapper: str = ''
@@ -126,6 +139,8 @@ class Layout:
 
     def rename(self, name: str) -> str | None:
         """Give the native name of one name of the file; None drops it."""
+        if name.rpartition('.')[2] in COUNTERS:
+            return None
         for theirs, ours in (*self.table, *self.also):
             for template in (theirs,) if isinstance(theirs, str) else theirs:
                 if ours is None:
@@ -134,6 +149,13 @@ class Layout:
                 elif (new_name := _translate(name, template, ours)) is not None:
                     return new_name
         return name
+
+    def lost(self, native: Mapping[str, Tensor]) -> list[str]:
+        """List what every file of this layout has and these tensors lack."""
+        return [
+            ' or '.join(group) for group in self.needs
+            if not any(fnmatchcase(name, pattern) for pattern in group for name in native)
+        ]
 
     def write(self, native: State) -> State:
         """Give native tensors the names and values of this layout.
@@ -164,8 +186,10 @@ class Layout:
 
 # Parts of a larger model under which a backbone may lie; they nest, as in `module.backbone.net.`.
 PREFIXES = (
-    *('module.', 'model.', 'backbone.', 'net.', 'encoder.', 'image_encoder.', 'visual.', 'trunk.'),
-    *('vision_model.', 'student.', 'teacher.', 'state_dict.', '_orig_mod.', 'opt/target/', 'params/'),
+    *('module.', 'model.', 'backbone.', 'net.', 'encoder.', 'image_encoder.', 'visual.', 'trunk.', 'vision_model.'),
+    # the features of self-distillation are the teacher's, so it comes first
+    *('teacher.', 'student.', 'ema.', 'target_encoder.', 'state_dict.', '_orig_mod.', 'opt/target/', 'params/'),
+    *('img_backbone.', 'image_backbone.', 'vision_tower.', 'body.', '0.'),
     # names of the model classes of Hugging Face
     *('convnext.', 'convnextv2.', 'vit.', 'deit.', 'beit.', 'dinov2.', 'dinov2_with_registers.', 'dinov3_vit.'),
 )

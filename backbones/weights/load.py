@@ -5,10 +5,11 @@ A load either fills every parameter of the backbone but an explicit few, or rais
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -61,6 +62,7 @@ class Recognised:
         dropped: names below the prefix that the layout leaves out on purpose.
         renamed: number of tensors whose name or value was converted.
         outside: names in the file that do not lie below the prefix.
+        heads: number of heads, where the file's own tensors show it and native ones do not.
     """
 
     family: Family
@@ -70,6 +72,7 @@ class Recognised:
     dropped: list[str]
     renamed: int
     outside: list[str]
+    heads: int | None = None
 
     @property
     def title(self) -> str:
@@ -95,7 +98,8 @@ def recognise_in(
             converted = layout.convert(inner)
             outside = [name for name in state if not name.startswith(found_prefix)]
             return Recognised(
-                family, layout, found_prefix, converted.native, converted.dropped, converted.renamed, outside
+                family, layout, found_prefix, converted.native, converted.dropped, converted.renamed, outside,
+                layout.heads(inner),
             )
     return None
 
@@ -130,6 +134,25 @@ def _recognise_for(
     raise ValueError(unknown_layout(source, where, state, (family,)))
 
 
+@contextlib.contextmanager
+def about(source: str) -> Iterator[None]:
+    """Name the file in what is raised about its tensors.
+
+    Raises:
+        ValueError: in place of whatever odd shapes lead to.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if source in str(error) else f'checkpoint {source}: {error}') from error
+    except (RuntimeError, IndexError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f'checkpoint {source}: its tensors have names of a known layout, but shapes that no such model has '
+            f'({reason}); give the file as it was published'
+        ) from error
+
+
 # --- compare ------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +178,10 @@ def compare(
         if name not in own:
             coverage.unexpected.append(name)
             continue
+        if own[name].is_floating_point() and not value.is_floating_point():
+            raise ValueError(
+                f'{name} is {value.dtype}, where floats are wanted; give the file before it was quantised'
+            )
         shape, wanted = tuple(value.shape), tuple(own[name].shape)
         if shape != wanted:
             fitted = family.resize(name, value, module, patch_resize)
@@ -165,9 +192,11 @@ def compare(
             value = fitted
         ready[name] = value
         coverage.filled.append(name)
+    # what a checkpoint may lack, it lacks as a whole: one table of many is lost, not left out
+    free = [pattern for pattern in may_miss if not any(fnmatchcase(name, pattern) for name in native)]
     for name in own:
         if name not in native:
-            is_free = any(fnmatchcase(name, pattern) for pattern in may_miss)
+            is_free = any(fnmatchcase(name, pattern) for pattern in free)
             (coverage.fresh if is_free else coverage.missing).append(name)
     return ready
 
@@ -248,8 +277,8 @@ def load_pretrained(
             the file holds NaN or infinity, which shows while it is copied.
     """
     check_patch_rule(patch_resize)
-    coverage, ready, hint = survey(
-        module, checkpoint, *read_tensors(local_file(checkpoint)), prefix=prefix, patch_resize=patch_resize)
+    tensors = read_tensors(local_file(checkpoint))
+    coverage, ready, hint = survey(module, checkpoint, *tensors, prefix=prefix, patch_resize=patch_resize)
     if strict and not coverage.complete:
         raise ValueError(refusal(coverage, ready, hint))
     own = module.state_dict()
@@ -264,7 +293,8 @@ def load_pretrained(
     else:
         print_log(f'strict=False: loaded what fits.\n{coverage.table()}', logger=logger, level=logging.WARNING)
     options = dict(prefix=prefix, patch_resize=patch_resize)
-    module.loaded_from = LoadedFrom(spelled(checkpoint), checkpoint, options, tuple(coverage.filled))
+    kept = tuple(name for name in coverage.filled if name not in coverage.not_finite)
+    module.loaded_from = LoadedFrom(spelled(checkpoint), checkpoint, options, kept)
     return coverage
 
 
@@ -295,7 +325,12 @@ def survey(
         ValueError: if the file is in no layout of the backbone.
     """
     source = spelled(checkpoint)
-    found = _recognise_for(module, state, wrappers, prefix, source)
+    with about(source):
+        found = _recognise_for(module, state, wrappers, prefix, source)
+        return _survey(module, found, source, patch_resize)
+
+
+def _survey(module: nn.Module, found: Recognised, source: str, patch_resize: str) -> tuple[Coverage, State, str]:
     own = module.state_dict()
     name = arch_name(module, own)
     native, left_out = found.family.fit(found.native, module)
@@ -311,6 +346,8 @@ def survey(
         differs=differences(module, found.layout.source),
     )
     ready = compare(module, own, native, found.family, coverage, patch_resize)
+    if found.heads is not None and found.heads != module.num_heads:
+        coverage.mismatched['num_heads'] = ((found.heads,), (module.num_heads,))
     hint = '' if coverage.complete else size_hint(found.family.sizes(found.native), module)
     return coverage, {**native, **ready}, hint
 
@@ -330,14 +367,14 @@ def initialise_from_checkpoint(module: BaseModule) -> bool:
     """
     entries = module.init_cfg if isinstance(module.init_cfg, list | tuple) else [module.init_cfg]
     entries = [entry for entry in entries if entry]
-    pretrained = [entry for entry in entries if _is_pretrained(entry)]
+    pretrained = [entry for entry in entries if is_pretrained(entry)]
     if not pretrained:
         return False
     cfg = pretrained[-1]
     _check_init_cfg(cfg, len(pretrained))
     if module.is_init:
         return True
-    others = [entry for entry in entries if not _is_pretrained(entry)]
+    others = [entry for entry in entries if not is_pretrained(entry)]
     if others:
         given, module.init_cfg = module.init_cfg, others
         try:
@@ -354,7 +391,8 @@ def initialise_from_checkpoint(module: BaseModule) -> bool:
     return True
 
 
-def _is_pretrained(entry: Mapping[str, Any]) -> bool:
+def is_pretrained(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of an init_cfg names a checkpoint."""
     kind = entry.get('type') if isinstance(entry, Mapping) else None
     return kind in ('Pretrained', 'PretrainedInit') or getattr(kind, '__name__', None) == 'PretrainedInit'
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from backbones import positions
-from backbones.weights.family import Family
+from backbones.weights.family import Family, counted
 from backbones.weights.layout import State
 from backbones.weights.vit_layouts import LAYOUTS
+from backbones.weights.vit_values import position_grid, with_class_row
 
 # --- arguments off tensors ----------------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ def arguments(native: Mapping[str, Tensor]) -> dict[str, Any]:
         return {}
     dim, side = patch.shape[0], patch.shape[-1]
     found = dict(
-        arch=dict(embed_dim=dim, depth=max(blocks) + 1),
+        arch=dict(embed_dim=dim, depth=counted('blocks', blocks)),
         patch_size=side,
         in_channels=patch.shape[1],
         patch_bias='patch_embed.proj.bias' in native,
@@ -68,11 +69,12 @@ def _mlp(native: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _positions(native: Mapping[str, Tensor], patch: int) -> dict[str, Any]:
     """The kind of positions, and the image sizes of their tables."""
-    found: dict[str, Any] = dict(position='none')
+    found: dict[str, Any] = {}
     if 'pos_embed' in native:
-        grid = _square_grid(native['pos_embed'].shape[1] - 1)
-        found = dict(position='absolute', **(dict(pretrain_img_size=grid[0] * patch) if grid else {}))
-    elif 'rope_embed.periods' in native or ('reg_token' in native and not _has(native, 'relative_position_bias_table')):
+        grid = position_grid(native['pos_embed'])
+        size = None if grid is None else tuple(side * patch for side in grid)
+        found = dict(position='absolute', **({} if size is None else dict(pretrain_img_size=size)))
+    elif 'rope_embed.periods' in native:
         found = dict(position='rope')
     if _has(native, 'relative_position_bias_table'):
         table = next(value for name, value in native.items() if name.endswith('relative_position_bias_table'))
@@ -90,7 +92,9 @@ def _windows(native: Mapping[str, Tensor], patch: int) -> dict[str, Any]:
     sizes = {block: (table.shape[0] + 1) // 2 for block, table in tables.items()}
     grid = max(sizes.values())
     if len(set(sizes.values())) == 1:
-        return dict(img_size=grid * patch)
+        # ViTDet's form without global blocks passes information between windows by convolutions
+        only_windows = any('.residual.' in name for name in native)
+        return dict(window_size=grid) if only_windows else dict(img_size=grid * patch)
     window = Counter(size for size in sizes.values() if size < grid).most_common(1)[0][0]
     return dict(
         img_size=grid * patch, window_size=window,
@@ -138,6 +142,8 @@ def fit(native: State, module: nn.Module) -> tuple[State, list[str]]:
             left_out.append(name)
         else:
             fitted[name] = value
+    if 'pos_embed' in fitted:
+        fitted['pos_embed'] = with_class_row(fitted['pos_embed'], module.pos_grid)
     _fit_qkv_bias(fitted, own)
     return fitted, left_out
 

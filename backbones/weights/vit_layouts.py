@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from backbones.weights import vit_values as values
-from backbones.weights.layout import Layout, Rule, State
+from backbones.weights.layout import Layout, Rule, as_is
 
 # What a feature backbone leaves out. `fc_norm` normalises the pooled vector of a classifier, not the tokens; the necks
 # of SAM reduce the channels for its decoder.
@@ -113,6 +113,7 @@ MM: tuple[Rule, ...] = (
     ('ln2.{w}', None),  # of the pooled vector
     ('mask_token', None),
 )
+MM_GAMMA: tuple[Rule, ...] = tuple((f'layers.{{i}}.gamma_{n}', f'blocks.{{i}}.ls{n}.gamma') for n in (1, 2))  # BEiT
 MMSEG: tuple[Rule, ...] = (
     ('layers.{i}.attn.attn.in_proj_weight', 'blocks.{i}.attn.qkv.weight'),
     ('layers.{i}.attn.attn.in_proj_bias', 'blocks.{i}.attn.qkv.bias'),
@@ -140,7 +141,7 @@ CLIP: tuple[Rule, ...] = (
 )
 # A whole file of OpenAI: 0-d integers beside the two towers tell it from open_clip, whose activation is another.
 OPENAI: tuple[Rule, ...] = (
-    *((f'visual.{theirs}', ours and ours) for theirs, ours in CLIP),
+    *((f'visual.{theirs}', ours) for theirs, ours in CLIP),
     *((f'{part}.{{rest}}', None) for part in ('transformer', 'token_embedding', 'ln_final')),
     *((part, None) for part in ('positional_embedding', 'text_projection', 'logit_scale')),
     *((part, None) for part in ('input_resolution', 'context_length', 'vocab_size')),
@@ -232,10 +233,6 @@ HF_CLIP: tuple[Rule, ...] = (
 )
 
 
-def _as_is(state: State) -> State:
-    return state
-
-
 def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), **options: Any) -> Layout:
     options = {'merge': values.merge, **options}
     source = dict(norm_eps=1e-6, act='gelu', pos_interpolation='bicubic') | options.pop('source', {})
@@ -243,21 +240,24 @@ def _layout(name: str, has: tuple[str, ...], lacks: tuple[str, ...] = (), **opti
 
 
 def _native(name: str, has: tuple[str, ...] = (), lacks: tuple[str, ...] = (), **options: Any) -> Layout:
-    return _layout(name, CORE + has, lacks, **{'also': NATIVE, 'split': _as_is, **options})
+    return _layout(name, CORE + has, lacks, **{'also': NATIVE, 'split': as_is, **options})
 
 
 PERIODS = ('rope_embed.periods',)
 _antialias = dict(pos_interpolation='bicubic_antialias')
 _hf_core = ('embeddings.cls_token', 'encoder.layer.0.attention.attention.query.weight')
-_hf = dict(keeps=False, split=values.split_qkv, targets=('hf',))
+_hf = dict(keeps=False, split=values.split_with_class_row, targets=('hf',))
+# what every file has whose publisher adds positions to patches and a class token
+_tokens = dict(needs=(('cls_token',), ('pos_embed',)))
 LAYOUTS = (
     _native(
         'DINOv3', ('rope_embed.periods',), table=STORAGE, split=values.dinov3_bias, targets=('official',),
-        models=('dinov3',), source=dict(norm_eps=1e-5),
+        models=('dinov3',), needs=(('cls_token',),), source=dict(norm_eps=1e-5, position='rope'),
     ),
     _native(
         'timm DINOv3', ('reg_token',), ('pos_embed',), table=GAMMA + SPLIT_GLU, split=values.timm_glu,
-        targets=('timm',), omits=PERIODS, models=('dinov3',), source=dict(norm_eps=1e-5),
+        targets=('timm',), omits=PERIODS, models=('dinov3',), needs=(('cls_token',),),
+        source=dict(norm_eps=1e-5, position='rope'),
     ),
     _native(
         'BEiT', ('*relative_position_bias_table',), table=GAMMA, targets=('official', 'timm'), wrapper='model',
@@ -271,8 +271,8 @@ LAYOUTS = (
         'detectron2 ViTDet', ('blocks.*.attn.rel_pos_h', 'pos_embed'), ('head.weight',), targets=('official',),
         wrapper='model', prefix='backbone.net.', models=('vitdet',),
     ),
-    _native('DeiT distilled', ('dist_token', 'cls_token')),
-    _native('MAE with decoder', ('decoder_embed.weight', 'decoder_pos_embed')),
+    _native('DeiT distilled', ('dist_token', 'cls_token'), **_tokens),
+    _native('MAE with decoder', ('decoder_embed.weight', 'decoder_pos_embed'), **_tokens),
     _native(
         'DINOv2', ('mask_token', 'blocks.*.ls1.gamma'), ('register_tokens',), targets=('official',), models=('dinov2',),
         source=dict(pos_interpolation='bicubic_offset'),
@@ -285,22 +285,35 @@ LAYOUTS = (
         'timm CLIP', ('norm_pre.weight',), targets=('timm',), models=('clip',),
         source=_antialias | dict(norm_eps=1e-5),
     ),
-    _native('DINO', only_in='teacher', source=dict(pos_interpolation='bicubic_offset')),
-    _native('DeiT or MAE', only_in='model', wrapper='model', table=GAMMA, targets=('official',)),
-    _native('timm', split=values.timm_names, targets=('timm',), models=('', 'dinov2'), source=_antialias),
+    _native('DINO', only_in='teacher', source=dict(pos_interpolation='bicubic_offset'), **_tokens),
+    _native(
+        'DeiT or MAE', only_in='model', wrapper='model', table=GAMMA, split=values.deit_names, targets=('official',),
+        **_tokens,
+    ),
+    _native(
+        'timm', split=values.timm_glu, fold=values.fold_class_position, targets=('timm',), models=('', 'dinov2'),
+        source=_antialias,
+    ),
     _layout(
         'Google JAX', ('embedding/kernel', JAX_ATTENTION.format(i=0) + 'query/kernel'), table=GOOGLE, keeps=False,
-        merge=values.merge_jax, source=_antialias,
+        merge=values.merge_jax, heads=values.jax_heads, source=_antialias, **_tokens,
     ),
     _layout(
         'torchvision', ('conv_proj.weight', 'encoder.layers.encoder_layer_0.ln_1.weight'), table=TORCHVISION,
-        keeps=False, split=_as_is, targets=('torchvision',), source=dict(pos_interpolation='bicubic_corners'),
+        keeps=False, split=values.class_row, targets=('torchvision',), source=dict(pos_interpolation='bicubic_corners'),
     ),
     _layout('mmseg', ('patch_embed.projection.weight', 'layers.0.attn.attn.in_proj_weight'), table=MMSEG, keeps=False),
     _layout(
+        'mmpretrain BEiT',
+        ('patch_embed.projection.weight', 'layers.0.attn.qkv.weight', '*relative_position_bias_table'),
+        table=MM_GAMMA + MM, keeps=False, split=as_is, targets=('mmpretrain',), wrapper='state_dict',
+        prefix='backbone.',
+        models=('beit',),
+    ),
+    _layout(
         'mmpretrain', ('patch_embed.projection.weight', 'layers.0.attn.qkv.weight'), table=MM, keeps=False,
-        split=_as_is, targets=('mmpretrain',), wrapper='state_dict', prefix='backbone.',
-        models=('', 'beit', 'clip', 'dinov2'),
+        split=as_is, targets=('mmpretrain',), wrapper='state_dict', prefix='backbone.',
+        models=('', 'clip', 'dinov2'),
     ),
     _layout(
         'OpenAI CLIP', ('visual.conv1.weight', 'input_resolution'), table=OPENAI, keeps=False, models=('clip',),
@@ -333,12 +346,12 @@ LAYOUTS = (
     _layout(
         'Hugging Face DINOv3, gated', ('layer.0.attention.q_proj.weight', 'layer.0.mlp.gate_proj.weight'),
         table=HF_DINOV3 + HF_DINOV3_GATED, models=('dinov3',), omits=PERIODS,
-        source=dict(norm_eps=1e-5), **_hf,
+        source=dict(norm_eps=1e-5, position='rope'), **_hf,
     ),
     _layout(
         'Hugging Face DINOv3', ('layer.0.attention.q_proj.weight', 'layer.0.mlp.up_proj.weight'),
         table=HF_DINOV3 + HF_DINOV3_MLP, models=('dinov3',), omits=PERIODS,
-        source=dict(norm_eps=1e-5), **_hf,
+        source=dict(norm_eps=1e-5, position='rope'), **_hf,
     ),
     _layout(
         'Hugging Face CLIP', ('pre_layrnorm.weight', 'encoder.layers.0.self_attn.q_proj.weight'), table=HF_CLIP,

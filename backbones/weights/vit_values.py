@@ -27,12 +27,15 @@ def merge(state: State) -> State:
 
 def _fuse_qkv(state: State) -> None:
     """Stack `attn.q`, `attn.k`, `attn.v`; a file without a bias for the keys gives `q_bias` and `v_bias`."""
+    has_key_bias = any(name.endswith('.attn.k.bias') for name in state)
     for name in [name for name in state if name.endswith('.attn.q.weight')]:
         stem = name.removesuffix('q.weight')
         weights = [state.pop(f'{stem}{part}.weight', None) for part in 'qkv']
         if None in weights:
             continue  # what is left over is told as missing
         state[f'{stem}qkv.weight'] = torch.cat(weights)  # (3D, D)
+        if f'{stem}k.bias' not in state and has_key_bias:
+            continue  # lost in this block: its other biases are left over, and refused
         q, k, v = (state.pop(f'{stem}{part}.bias', None) for part in 'qkv')
         if k is not None and q is not None and v is not None:
             state[f'{stem}qkv.bias'] = torch.cat([q, k, v])  # (3D,)
@@ -82,25 +85,49 @@ def dinov3_bias(state: State) -> State:
 
 
 def _shape_tokens(state: State) -> None:
-    """Bring tokens to (1, R, D) and positions to (1, 1 + L, D), row 0 the class token's."""
+    """Bring tokens to (1, R, D), and positions to three axes; `with_class_row` does the rest when the grid is known."""
     for name in ('cls_token', 'reg_token', 'dist_token'):
         if name in state and state[name].ndim < 3:  # CLIP: (D,)
             state[name] = state[name].reshape(1, -1, state[name].shape[-1])
+    if 'reg_token' in state and state['reg_token'].shape[1] == 0:
+        del state['reg_token']  # Hugging Face's DINOv3 without registers
     table = state.get('pos_embed')
     if table is None:
         return
-    has_rows_of_patches_only = table.ndim == 4  # (1, H, W, D): SAM
-    if table.ndim == 4:
-        table = table.flatten(1, 2)  # (1, L, D)
-    elif table.ndim == 2:  # CLIP: (1 + L, D)
+    if table.ndim == 2:  # CLIP: (1 + L, D)
         table = table[None]
     if 'dist_token' in state and 'reg_token' not in state:
         # A second prefix token with a position of its own is a register to which that position has been added.
         state['reg_token'] = state.pop('dist_token') + table[:, 1:2]  # (1, 1, D)
         table = torch.cat([table[:, :1], table[:, 2:]], dim=1)  # (1, 1 + L, D)
-    if has_rows_of_patches_only or _is_square(table.shape[1]):  # DeiT III, timm's DINOv2, SigLIP
-        table = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)  # (1, 1 + L, D)
     state['pos_embed'] = table
+
+
+def position_grid(table: Tensor, grid: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """Find the patch grid of a published table; None if it is neither `grid` nor square.
+
+    Args:
+        table: (1, 1 + L, D), (1, L, D) without a row for the class token (DeiT III, timm's DINOv2, SigLIP), or
+            (1, H, W, D) (SAM).
+        grid: rows and columns that are expected; they win where 1 + L or L is a square, too.
+    """
+    if table.ndim == 4:
+        return (table.shape[1], table.shape[2])
+    rows = table.shape[1]
+    if grid is not None and rows - grid[0] * grid[1] in (0, 1):
+        return grid
+    side = next((math.isqrt(count) for count in (rows - 1, rows) if _is_square(count)), None)
+    return None if side is None else (side, side)
+
+
+def with_class_row(table: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Bring a published table to (1, 1 + L, D): a row of zeros for the class token where it has none."""
+    found = position_grid(table, grid)
+    if table.ndim == 4:
+        table = table.flatten(1, 2)  # (1, L, D)
+    if found is None or table.shape[1] != found[0] * found[1]:
+        return table
+    return torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)  # (1, 1 + L, D)
 
 
 def _is_square(length: int) -> bool:
@@ -150,9 +177,10 @@ def fold_class_position(state: State) -> State:
     """Add the class token's position to the token, as timm does for models with registers: the sum is what counts."""
     if not {'reg_token', 'cls_token', 'pos_embed'} <= set(state):
         return state
-    table = state['pos_embed']
-    token = state['cls_token'] + table[:, :1]
-    return {**state, 'cls_token': token, 'pos_embed': torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)}
+    table = with_class_row(state['pos_embed'])
+    if table.shape != state['pos_embed'].shape:
+        return state  # it has no row for the class token
+    return {**state, 'cls_token': state['cls_token'] + table[:, :1], 'pos_embed': table[:, 1:]}
 
 
 def timm_glu(state: State) -> State:
@@ -163,21 +191,34 @@ def timm_glu(state: State) -> State:
     return state
 
 
-def timm_names(state: State) -> State:
-    """Write SwiGLU as timm does, and leave the class token's row out where there are registers: the token holds it."""
-    state = timm_glu(state)
-    if 'reg_token' in state and 'pos_embed' in state:
-        state['pos_embed'] = state['pos_embed'][:, 1:]  # (1, L, D)
-    return state
-
-
 def sam_positions(state: State) -> State:
     """Write positions as (1, H, W, D) without a row for the class token."""
     table = state.get('pos_embed')
-    if table is None or not _is_square(table.shape[1] - 1):
+    grid = None if table is None or table.ndim == 4 else position_grid(table)
+    if grid is None:
         return state
-    side = math.isqrt(table.shape[1] - 1)
-    return {**state, 'pos_embed': table[:, 1:].unflatten(1, (side, side))}  # (1, H, W, D)
+    return {**state, 'pos_embed': with_class_row(table)[:, 1:].unflatten(1, grid)}  # (1, H, W, D)
+
+
+def class_row(state: State) -> State:
+    """Write positions with a row for the class token, for code that adds one to it."""
+    return {**state, 'pos_embed': with_class_row(state['pos_embed'])} if 'pos_embed' in state else state
+
+
+def split_with_class_row(state: State) -> State:
+    """Write what Hugging Face's ViT and DINOv2 have: three matrices, and a position for the class token."""
+    return split_qkv(class_row(state))
+
+
+def deit_names(state: State) -> State:
+    """Refuse registers, which DeiT and MAE do not have.
+
+    Raises:
+        ValueError: if there are some.
+    """
+    if 'reg_token' in state:
+        raise ValueError('DeiT and MAE have no place for reg_token')
+    return state
 
 
 # --- Google's JAX arrays ------------------------------------------------------------------------------------
@@ -200,3 +241,9 @@ def _from_jax(name: str, value: Tensor) -> Tensor:
     if re.fullmatch(r'blocks\.\d+\.mlp\.fc[12]\.weight', name):
         return value.t().contiguous()
     return value
+
+
+def jax_heads(state: State) -> int | None:
+    """Read the number of heads off a query kernel (D, K, d)."""
+    kernel = state.get('Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel')
+    return kernel.shape[1] if kernel is not None and kernel.ndim == 3 else None

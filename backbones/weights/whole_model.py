@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones.weights.advice import first_names
 from backbones.weights.coverage import parts_of
-from backbones.weights.load import local_file, survey
+from backbones.weights.load import is_finite, local_file, survey
 from backbones.weights.read import peel, read_file
 from backbones.weights.sources import Checkpoint, spelled
 
@@ -45,6 +45,12 @@ def load_model_checkpoint(model: nn.Module, path: Checkpoint, new_classes: bool 
     if new_classes:
         state, taken = _without_other_classes(model, state, path)
     check_model_checkpoint(model, state, path)
+    spoilt = [name for name, value in state.items() if not is_finite(value)]
+    if spoilt:
+        raise ValueError(
+            f'checkpoint {spelled(path)} cannot be used: {len(spoilt)} tensors hold NaN or infinity: '
+            f'{first_names(spoilt)}; take a checkpoint from before the run diverged'
+        )
     model.load_state_dict(state, strict=False)  # checked above; files of old versions lack num_batches_tracked
     print_log(f'{type(model).__name__} <- {spelled(path)}: {taken}/{len(model.state_dict())} tensors', 'current')
     meta = content.get('meta') if isinstance(content, Mapping) else None
