@@ -33,8 +33,8 @@ from backbones.layers import (
 )
 from backbones.registry import MODELS
 from backbones.weights.convnext_family import CONVNEXT
-from backbones.weights.family import Family
 from backbones.weights.load import initialise_from_checkpoint
+from backbones.weights.state_hook import accept_published
 
 # V1: https://github.com/facebookresearch/ConvNeXt/blob/048efcea897d999aed302f2639b6270aedf8d4c8/models/convnext.py
 # V2: https://github.com/facebookresearch/ConvNeXt-V2/blob/2553895753323c6fe0b2bf390683f5ea358a42b9/models/convnextv2.py
@@ -140,7 +140,7 @@ class ConvNeXt(BaseModule):
         ValueError: if an argument is outside of what is stated here.
     """
 
-    weight_family: ClassVar[Family] = CONVNEXT
+    weight_family: ClassVar = CONVNEXT
 
     def __init__(
         self,
@@ -188,6 +188,7 @@ class ConvNeXt(BaseModule):
         for module in self._frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
+        accept_published(self)
 
     def _build_stages(self, drop_path_rate: float, options: dict[str, Any]) -> None:
         """Make `downsample_layers` and `stages` up to the last output."""

@@ -19,7 +19,8 @@ from backbones.vit import VisionTransformer
 from backbones.vit_parts import ACTIVATIONS, read_arch
 from backbones.weights.advice import unknown_layout
 from backbones.weights.convnext_family import CONVNEXT
-from backbones.weights.load import Recognised, about, load_pretrained, local_file, read_tensors, recognise_in
+from backbones.weights.load import load_pretrained, local_file
+from backbones.weights.recognition import Recognised, about, read_tensors, recognise_in
 from backbones.weights.sources import Checkpoint, spelled
 from backbones.weights.vit_family import VIT
 

@@ -18,7 +18,8 @@ from backbones.registry import MODELS
 from backbones.weights.advice import arch_name, refusal
 from backbones.weights.export import export, save_tensors
 from backbones.weights.index import entries
-from backbones.weights.load import is_finite, local_file, read_tensors, survey
+from backbones.weights.load import is_finite, local_file, survey
+from backbones.weights.recognition import read_tensors
 from backbones.weights.sources import Checkpoint, spelled
 
 

@@ -60,8 +60,8 @@ from backbones.vit_parts import (
     make_mlp,
     read_arch,
 )
-from backbones.weights.family import Family
 from backbones.weights.load import initialise_from_checkpoint
+from backbones.weights.state_hook import accept_published
 from backbones.weights.vit_family import VIT
 
 # Ti to H, so400m and giant (ViT-g):
@@ -145,7 +145,7 @@ class VisionTransformer(BaseModule):
         ValueError: if an argument, or a combination of arguments, is outside of what is stated here.
     """
 
-    weight_family: ClassVar[Family] = VIT
+    weight_family: ClassVar = VIT
 
     def __init__(
         self,
@@ -230,6 +230,7 @@ class VisionTransformer(BaseModule):
         self._build_out_norms(norm_eps)
         self.apply(init_layer)
         self._freeze(frozen_stages)
+        accept_published(self)
 
     # --- building ---
 

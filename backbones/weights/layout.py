@@ -79,7 +79,7 @@ class Layout:
         keeps: a name without a rule is taken as native; False makes it a leftover, which is refused.
         merge: pure function from renamed tensors to native ones (fuse, reshape, transpose).
         split: the reverse of `merge`, for writing; None where a layout is only read.
-        fold: changes native tensors that the layout holds in another way with the same features, before they are written.
+        fold: changes native tensors to others of the same features, where the layout holds these.
         heads: reads the number of heads off the file's own tensors, where native ones no longer show it.
         needs: groups of fnmatch patterns on native names; a published file has one of each group, so that a file
             without has lost it.

@@ -11,7 +11,8 @@ from backbones.convnext import ConvNeXt
 from backbones.vit import VisionTransformer
 from backbones.weights.convnext_family import CONVNEXT
 from backbones.weights.export import TARGETS, export, save_tensors
-from backbones.weights.load import load_pretrained, read_tensors, recognise_in
+from backbones.weights.load import load_pretrained
+from backbones.weights.recognition import read_tensors, recognise_in
 from backbones.weights.vit_family import VIT
 
 V1 = dict(arch=dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32)), output_norm=False, layer_scale_init_value=0.5)

@@ -14,7 +14,8 @@ from backbones.convnext import ConvNeXt
 from backbones.pyramid import SimpleFPN
 from backbones.weights import convnext_layouts, vit_layouts
 from backbones.weights.layout import Layout, recognise
-from backbones.weights.load import load_pretrained, read_tensors
+from backbones.weights.load import load_pretrained
+from backbones.weights.recognition import read_tensors
 
 THREE = dict(num_heads=3)  # toy widths are no multiple of 64
 TWO = dict(num_heads=2)

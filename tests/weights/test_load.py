@@ -196,7 +196,7 @@ def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> N
 @pytest.mark.parametrize(
     ('names', 'finding'),
     [
-        (['model.embed_tokens.weight', 'model.layers.0.self_attn.q_proj.weight'], 'looks like a language model, which .*: it has 2'),
+        (['model.embed_tokens.weight', 'model.layers.0.q_proj.weight'], 'looks like a language model, .*: it has 2'),
         (['head.weight', 'head.bias'], 'holds a classification head only: it has 2 tensors, head.weight, head.bias'),
         ([f'layers.{i}.weight' for i in range(9)], 'is in no known layout: it has 9 tensors.*and 5 more; give a file'),
     ],

