@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.model import BaseModule
@@ -16,9 +13,10 @@ from backbones.convnext import ARCHS as CONVNEXT_ARCHS
 from backbones.convnext import ConvNeXt
 from backbones.vit import ARCHS as VIT_ARCHS
 from backbones.vit import VisionTransformer
-from backbones.vit_parts import ACTIVATIONS, read_arch
+from backbones.vit_parts import read_arch
 from backbones.weights.advice import unknown_layout
 from backbones.weights.convnext_family import CONVNEXT
+from backbones.weights.hf_config import config_beside, facts
 from backbones.weights.load import load_pretrained, local_file
 from backbones.weights.recognition import Recognised, about, read_tensors, recognise_in
 from backbones.weights.sources import Checkpoint, spelled
@@ -26,12 +24,6 @@ from backbones.weights.vit_family import VIT
 
 CLASSES = {'ConvNeXt': ConvNeXt, 'VisionTransformer': VisionTransformer}
 HEAD_WIDTH = 64  # of every published ViT that VIT_ARCHS does not name
-# Hugging Face's config.json -> argument; a CLIP file keeps the image tower's part under vision_config.
-HF_ACTIVATIONS = {
-    'gelu': 'gelu', 'quick_gelu': 'quick_gelu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh',
-}
-
-
 def load_backbone(checkpoint: Checkpoint, **overrides: Any) -> BaseModule:
     """Build the backbone that a checkpoint holds and fill it: from any lab's file to feature maps in one line.
 
@@ -99,7 +91,10 @@ def backbone_arguments(
         arch.setdefault('num_heads', found.heads)
     hints = {key: value for key, value in {**found.layout.source, **read}.items() if key in accepted}
     if found.family is VIT:
-        hints |= _hf_hints(config, arch)
+        told = facts(config, arch)
+        if 'num_heads' in told:
+            arch.setdefault('num_heads', told.pop('num_heads'))
+        hints |= told
     in_arch = {'embed_dim', 'depth', 'num_heads', 'mlp_hidden', 'depths', 'dims', 'dim'}
     wrong = sorted(set(overrides) - accepted - in_arch)
     if wrong:
@@ -152,29 +147,3 @@ def _settle(arguments: dict[str, Any], native: Mapping[str, Tensor], overrides: 
         read = native['patch_embed.proj.weight'].shape[-1]  # the grid stays, also where the patches are resized
         arguments['pretrain_img_size'] = tuple(
             side // read * arguments['patch_size'] for side in arguments['pretrain_img_size'])
-
-
-def config_beside(file: Path) -> dict[str, Any] | None:
-    """Read Hugging Face's config.json in the folder of a local file; None if there is none."""
-    try:
-        content = json.loads(file.with_name('config.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _hf_hints(config: Mapping[str, Any] | None, arch: dict[str, Any]) -> dict[str, Any]:
-    """Read what tensors do not show off a config.json that is of this model; the heads go into `arch`."""
-    config = (config or {}).get('vision_config') or config or {}
-    if config.get('hidden_size') != arch['embed_dim'] or config.get('num_hidden_layers') != arch['depth']:
-        return {}
-    heads = config.get('num_attention_heads')
-    if isinstance(heads, int) and heads > 0:
-        arch.setdefault('num_heads', heads)
-    hints = {}
-    eps, act = config.get('layer_norm_eps'), HF_ACTIVATIONS.get(str(config.get('hidden_act')))
-    if isinstance(eps, float) and 0 < eps < math.inf:
-        hints['norm_eps'] = eps
-    if act in ACTIVATIONS:
-        hints['act'] = act
-    return hints

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones.config import load_config
-from backbones.from_weights import CLASSES, backbone_arguments, config_beside, recognise_file
+from backbones.from_weights import CLASSES, backbone_arguments, recognise_file
 from backbones.registry import MODELS
 from backbones.weights.advice import arch_name, refusal
 from backbones.weights.export import export, save_tensors
+from backbones.weights.hf_config import config_beside
 from backbones.weights.index import entries
 from backbones.weights.load import is_finite, local_file, survey
 from backbones.weights.recognition import read_tensors

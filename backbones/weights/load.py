@@ -30,6 +30,7 @@ from backbones.weights.advice import (
 from backbones.weights.coverage import Coverage
 from backbones.weights.family import Family
 from backbones.weights.fingerprint import LoadedFrom
+from backbones.weights.hf_config import config_beside, facts
 from backbones.weights.layout import State
 from backbones.weights.recognition import Recognised, about, read_tensors, recognise_for
 from backbones.weights.sources import Checkpoint, fetch, licence_notice, resolve, spelled
@@ -162,8 +163,9 @@ def load_pretrained(
             the file holds NaN or infinity, which shows while it is copied.
     """
     check_patch_rule(patch_resize)
-    tensors = read_tensors(local_file(checkpoint))
-    coverage, ready, hint = survey(module, checkpoint, *tensors, prefix=prefix, patch_resize=patch_resize)
+    file = local_file(checkpoint)
+    coverage, ready, hint = survey(
+        module, checkpoint, *read_tensors(file), config_beside(file), prefix=prefix, patch_resize=patch_resize)
     if strict and not coverage.complete:
         raise ValueError(refusal(coverage, ready, hint))
     own = module.state_dict()
@@ -197,11 +199,21 @@ def survey(
     checkpoint: Checkpoint,
     state: State,
     wrappers: Sequence[str],
+    config: Mapping[str, Any] | None = None,
     *,
     prefix: str | None = None,
     patch_resize: str = 'flexivit',
 ) -> tuple[Coverage, State, str]:
     """Find out what a load would do; changes nothing.
+
+    Args:
+        module: the backbone.
+        checkpoint: the file, for messages.
+        state: its tensors.
+        wrappers: the keys that wrapped them.
+        config: Hugging Face's config.json beside the file.
+        prefix: as in `load_pretrained`, like `patch_resize`.
+        patch_resize: as there.
 
     Returns:
         The coverage, the native tensors of the file, resized where needed, and a hint on another size.
@@ -212,11 +224,15 @@ def survey(
     source = spelled(checkpoint)
     with about(source):
         found = recognise_for(module, state, wrappers, prefix, source)
-        return _survey(module, found, source, patch_resize)
+        return _survey(module, found, source, config, patch_resize)
 
 
-def _survey(module: nn.Module, found: Recognised, source: str, patch_resize: str) -> tuple[Coverage, State, str]:
+def _survey(
+    module: nn.Module, found: Recognised, source: str, config: Mapping[str, Any] | None, patch_resize: str
+) -> tuple[Coverage, State, str]:
     own = module.state_dict()
+    told = facts(config, found.family.sizes(found.native)) if config else {}
+    heads = found.heads or told.pop('num_heads', None)
     name = arch_name(module, own)
     native, left_out = found.family.fit(found.native, module)
     coverage = Coverage(
@@ -228,11 +244,11 @@ def _survey(module: nn.Module, found: Recognised, source: str, patch_resize: str
         renamed=found.renamed,
         dropped=[*found.dropped, *left_out],
         outside=found.outside,
-        differs=differences(module, found.layout.source),
+        differs=differences(module, {**found.layout.source, **told}),
     )
     ready = compare(module, own, native, found.family, coverage, patch_resize)
-    if found.heads is not None and found.heads != module.num_heads:
-        coverage.mismatched['num_heads'] = ((found.heads,), (module.num_heads,))
+    if heads is not None and heads != module.num_heads:
+        coverage.mismatched['num_heads'] = ((heads,), (module.num_heads,))
     hint = '' if coverage.complete else size_hint(found.family.sizes(found.native), module)
     return coverage, {**native, **ready}, hint
 

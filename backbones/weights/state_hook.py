@@ -1,7 +1,7 @@
 """What a backbone does when somebody else loads a whole model: MMEngine, mmdet, plain torch.
 
-MMEngine loads a detector with what fits and only warns about the rest, so a backbone whose names are another code base's
-would stay random. Each backbone therefore looks at what it is given.
+MMEngine loads a detector with what fits and only warns about the rest, so a backbone whose names are those of another
+code base would stay random. Each backbone therefore looks at what it is given.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from backbones.weights.load import survey
 def accept_published(backbone: nn.Module) -> None:
     """Let `load_state_dict()` of the backbone, or of a model around it, take any known layout.
 
-    Names below the backbone's prefix that are not its own are converted where they are of a known layout. If none is its
-    own, and the layout is known but does not fit, that is a ValueError. Anything else is left to the caller.
+    Names below the backbone's prefix that are not its own are converted where they are of a known layout. If none is
+    its own, and the layout is known but does not fit, that is a ValueError. Anything else is left to the caller.
     """
     backbone.register_load_state_dict_pre_hook(_convert)
 

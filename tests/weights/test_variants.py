@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,15 @@ def test_counters_of_a_profiler_are_left_out(reference, tmp_path: Path) -> None:
     state = tensors_of(reference('vit_timm')) | counters
     model = backbones.load_backbone(saved(tmp_path / 'w.pth', state), num_heads=3)
     assert model.cls_token.equal(state['cls_token'])
+
+
+def test_a_config_beside_the_file_is_the_measure_of_what_differs(reference, tmp_path: Path) -> None:
+    source = reference('vit_hf_clip')
+    shutil.copy(source.checkpoint, tmp_path / 'model.safetensors')
+    config = json.loads((source.folder / 'config.json').read_text()) | dict(hidden_act='gelu')
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    model = backbones.load_backbone(tmp_path / 'model.safetensors')
+    assert model.act == 'gelu'
+    assert not load_pretrained(model, tmp_path / 'model.safetensors').differs
+    with pytest.raises(ValueError, match=r'num_heads is \(3,\), wanted \(2,\)'):
+        backbones.load_backbone(tmp_path / 'model.safetensors', num_heads=2)
