@@ -292,7 +292,8 @@ LAYOUTS = (
     ),
     _native(
         # a gate and absolute positions together are EVA-02, whose rotary positions are in no file
-        'timm', lacks=('blocks.*.mlp.fc1_g.weight',), split=values.timm_glu, fold=values.fold_class_position, targets=('timm',), models=('', 'dinov2'),
+        'timm', lacks=('blocks.*.mlp.fc1_g.weight',), split=values.timm_glu, fold=values.fold_class_position,
+        targets=('timm',), models=('', 'dinov2'),
         source=_antialias,
     ),
     _layout(

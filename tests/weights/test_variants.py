@@ -163,3 +163,14 @@ def test_a_config_beside_the_file_is_the_measure_of_what_differs(reference, tmp_
     assert not load_pretrained(model, tmp_path / 'model.safetensors').differs
     with pytest.raises(ValueError, match=r'num_heads is \(3,\), wanted \(2,\)'):
         backbones.load_backbone(tmp_path / 'model.safetensors', num_heads=2)
+
+
+def test_a_vit_with_a_gate_and_absolute_positions_is_not_taken_for_a_plain_one(reference, tmp_path: Path) -> None:
+    # timm's EVA-02 has rotary positions as well, and no tensor of the file shows them
+    state = tensors_of(reference('vit_timm'))
+    for i in range(4):
+        for kind in ('weight', 'bias'):
+            state[f'blocks.{i}.mlp.fc1_x.{kind}'] = state.pop(f'blocks.{i}.mlp.fc1.{kind}')
+            state[f'blocks.{i}.mlp.fc1_g.{kind}'] = state[f'blocks.{i}.mlp.fc1_x.{kind}']
+    with pytest.raises(ValueError, match='is in no known layout'):
+        backbones.load_backbone(saved(tmp_path / 'w.pth', state), num_heads=3)
