@@ -108,10 +108,14 @@ def unknown_layout(source: str, where: str, state: State, families: Sequence[Fam
     else:
         finding = f'is in no known layout{where}'
     names = ' or '.join(family.name for family in families)
+    remedy = f'give a checkpoint of a {names}; docs/weights.md lists the layouts'
+    if not (known or only_heads):
+        remedy = (
+            f'give a {names} in one of the layouts of docs/weights.md, say prefix=... if one lies deeper in this file, '
+            f'or rename its tensors to the names of {families[0].name}.state_dict()'
+        )
     return (
-        f'checkpoint {source} {finding}: it has {len(state)} tensors, {first_names(list(state))}; give a file of a '
-        f'{names} in one of the layouts of docs/weights.md, say prefix=... if one lies deeper in this file, or rename '
-        f'its tensors to the names of {families[0].name}.state_dict()'
+        f'checkpoint {source} {finding}: it has {len(state)} tensors, {first_names(list(state))}; {remedy}'
     )
 
 
@@ -133,24 +137,21 @@ def _leftover_hints(coverage: Coverage, native: State) -> list[str]:
 
 
 def refusal(coverage: Coverage, native: State, hint: str) -> str:
-    """Write what does not fit, why, and what to do."""
-    findings = []
-    if coverage.missing:
-        findings.append(f'{len(coverage.missing)} parameters are missing in the file: {first_names(coverage.missing)}')
-    if coverage.mismatched:
-        shapes = [f'{name} is {old}, wanted {new}' for name, (old, new) in coverage.mismatched.items()]
-        findings.append(f'{len(coverage.mismatched)} have another shape: {first_names(shapes)}')
-    if coverage.not_finite:
-        findings.append(f'{len(coverage.not_finite)} hold NaN or infinity: {first_names(coverage.not_finite)}')
-    if coverage.unexpected:
-        findings.append(f'{len(coverage.unexpected)} are not in the backbone: {first_names(coverage.unexpected)}')
-    if coverage.not_finite and not (coverage.missing or coverage.mismatched or coverage.unexpected):
-        return (
-            f'checkpoint {coverage.source} (layout {coverage.layout!r}) cannot be used: {findings[0]}; download it '
-            'again, or take a checkpoint from before the run diverged'
-        )
-    remedies = [hint] if hint else _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
-    return (
-        f'checkpoint {coverage.source} (layout {coverage.layout!r}) does not fit {coverage.backbone}: '
-        f'{"; ".join(findings)}. To do: {"; ".join(remedies)}; or set strict=False in init_cfg to load what fits'
-    )
+    """Write what does not fit, why, and what to do; of a file of another size only that, and how much it concerns."""
+    title = f'checkpoint {coverage.source} (layout {coverage.layout!r}) does not fit {coverage.backbone}'
+    relax = 'or set strict=False in init_cfg to load what fits'
+    counts = [
+        (coverage.missing, 'parameters are missing in the file', coverage.missing),
+        (coverage.mismatched, 'have another shape', [
+            f'{name} is {old}, wanted {new}' for name, (old, new) in coverage.mismatched.items()]),
+        (coverage.not_finite, 'hold NaN or infinity', coverage.not_finite),
+        (coverage.unexpected, 'are not in the backbone', coverage.unexpected),
+    ]
+    counts = [(len(names), text, shown) for names, text, shown in counts if names]
+    if hint:
+        return f'{title}: {hint}; {relax} ({", ".join(f"{count} {text}" for count, text, _ in counts)})'
+    findings = '; '.join(f'{count} {text}: {first_names(shown)}' for count, text, shown in counts)
+    if not (coverage.missing or coverage.mismatched or coverage.unexpected):
+        return f'{title}: {findings}; download it again, or take a checkpoint from before the run diverged'
+    remedies = _leftover_hints(coverage, native) or ['give the checkpoint of this architecture']
+    return f'{title}: {findings}. To do: {"; ".join(remedies)}; {relax}'

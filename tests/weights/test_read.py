@@ -14,7 +14,7 @@ from weights.by_hand import WEIGHT, Call, saved
 from backbones.weights.read import peel, read_state
 
 
-@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'wrong_name.npz'])
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'wrong_name.npz', 'wrong_name.safetensors'])
 def test_torch_files_are_read_whatever_their_name(name: str, tmp_path: Path) -> None:
     assert torch.equal(read_state(saved(tmp_path / name, {'a.weight': WEIGHT}))['a.weight'], WEIGHT)
 
