@@ -87,18 +87,25 @@ def compare(
     return ready
 
 
-def _copy_finite(target: Tensor, value: Tensor) -> bool:
-    """Copy `value`, cast to the type of `target`, and tell whether it is finite.
+def _fill(own: State, ready: State, names: Sequence[str]) -> list[str]:
+    """Copy `ready` into `own`, cast to the precision there, and name what is not finite.
 
     Piece by piece, so that each is summed while it is in the cache: a second pass over the whole costs a third more.
     """
-    if not target.is_floating_point() or not (target.is_contiguous() and value.is_contiguous()):
-        target.copy_(value)
-        return is_finite(target)
     sums = []
-    for mine, theirs in zip(target.view(-1).split(PIECE), value.view(-1).split(PIECE), strict=True):
-        sums.append(mine.copy_(theirs).sum(dtype=torch.float32))
-    return bool(torch.stack(sums).sum().isfinite()) or is_finite(target)
+    for name in names:
+        target, value = own[name], ready[name]
+        if target.numel() <= PIECE or not (target.is_contiguous() and value.is_contiguous()):
+            pieces = [(target, value)]
+        else:
+            pieces = zip(target.view(-1).split(PIECE), value.view(-1).split(PIECE), strict=True)
+        for mine, theirs in pieces:
+            mine.copy_(theirs)
+            if mine.is_floating_point():
+                sums.append(mine.sum(dtype=torch.float32))
+    if not sums or torch.stack(sums).sum().isfinite():
+        return []
+    return [name for name in names if not is_finite(own[name])]  # or only the sum of finite values overflows
 
 
 def is_finite(value: Tensor) -> bool:
@@ -170,9 +177,7 @@ def load_pretrained(
         raise ValueError(refusal(coverage, ready, hint))
     own = module.state_dict()
     with torch.no_grad():
-        for key in coverage.filled:
-            if not _copy_finite(own[key], ready[key]):
-                coverage.not_finite.append(key)
+        coverage.not_finite += _fill(own, ready, coverage.filled)
     if strict and coverage.not_finite:
         raise ValueError(refusal(coverage, ready, hint))
     if coverage.complete:
