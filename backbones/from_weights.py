@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.model import BaseModule
@@ -17,6 +17,7 @@ from backbones.vit_parts import read_arch
 from backbones.weights.advice import unknown_layout
 from backbones.weights.convnext_family import CONVNEXT
 from backbones.weights.hf_config import config_beside, facts
+from backbones.weights.layout import State
 from backbones.weights.load import load_pretrained, local_file
 from backbones.weights.recognition import Recognised, about, read_tensors, recognise_in
 from backbones.weights.sources import Checkpoint, spelled
@@ -24,6 +25,8 @@ from backbones.weights.vit_family import VIT
 
 CLASSES = {'ConvNeXt': ConvNeXt, 'VisionTransformer': VisionTransformer}
 HEAD_WIDTH = 64  # of every published ViT that VIT_ARCHS does not name
+
+
 def load_backbone(checkpoint: Checkpoint, **overrides: Any) -> BaseModule:
     """Build the backbone that a checkpoint holds and fill it: from any lab's file to feature maps in one line.
 
@@ -61,7 +64,23 @@ def recognise_file(checkpoint: Checkpoint, prefix: str | None = None) -> Recogni
     Raises:
         ValueError: if the file cannot be read or is in no known layout.
     """
-    state, wrappers = read_tensors(local_file(checkpoint))
+    return recognise_tensors(*read_tensors(local_file(checkpoint)), checkpoint, prefix)
+
+
+def recognise_tensors(
+    state: State, wrappers: Sequence[str], checkpoint: Checkpoint, prefix: str | None = None
+) -> Recognised:
+    """Find out which backbone tensors hold that have been read.
+
+    Args:
+        state: tensors by the names of the file.
+        wrappers: the keys that wrapped them.
+        checkpoint: where they come from, for messages.
+        prefix: where the backbone lies; None finds it.
+
+    Raises:
+        ValueError: if they are in no known layout, or have lost what every file of theirs has.
+    """
     with about(spelled(checkpoint)):
         found = recognise_in((CONVNEXT, VIT), state, wrappers, prefix)
     if found is None:

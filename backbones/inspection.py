@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from backbones.config import load_config
-from backbones.from_weights import CLASSES, backbone_arguments, recognise_file
+from backbones.from_weights import CLASSES, backbone_arguments, recognise_file, recognise_tensors
 from backbones.registry import MODELS
 from backbones.weights.advice import arch_name, refusal
 from backbones.weights.export import export, save_tensors
 from backbones.weights.hf_config import config_beside
 from backbones.weights.index import entries
 from backbones.weights.load import is_finite, local_file, survey
-from backbones.weights.recognition import read_tensors
+from backbones.weights.recognition import Recognised, read_tensors
 from backbones.weights.sources import Checkpoint, spelled
+from backbones.weights.vit_values import position_grid
 
 
 def inspect_file(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def inspect_file(checkpoint: Checkpoint) -> dict[str, Any]:
         ValueError: if the file cannot be read or is in no known layout.
     """
     path = local_file(checkpoint)
-    found = recognise_file(checkpoint)
-    tensors = read_tensors(path)[0]
+    tensors, wrappers = read_tensors(path)
+    found = recognise_tensors(tensors, wrappers, checkpoint)
     arguments, problem = _arguments(found, path)
     report = dict(
         file=spelled(checkpoint),
@@ -63,7 +64,7 @@ def inspect_file(checkpoint: Checkpoint) -> dict[str, Any]:
     return report
 
 
-def _arguments(found: Any, path: Path) -> tuple[dict[str, Any], str | None]:
+def _arguments(found: Recognised, path: Path) -> tuple[dict[str, Any], str | None]:
     """The constructor arguments, and what cannot be known."""
     try:
         return backbone_arguments(found, config_beside(path)), None
@@ -79,11 +80,8 @@ def _dtypes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _position_grid(native: Mapping[str, Tensor]) -> list[int] | None:
-    table = native.get('pos_embed')
-    if table is None:
-        return None
-    side = round((table.shape[1] - 1) ** 0.5)
-    return [side, side] if side * side == table.shape[1] - 1 else None
+    grid = position_grid(native['pos_embed']) if 'pos_embed' in native else None
+    return None if grid is None else list(grid)
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -133,7 +131,8 @@ def check_file(config: str | Path, checkpoint: Checkpoint, options: dict[str, An
     init_cfg = backbone.pop('init_cfg', None) or {}
     given = {key: init_cfg[key] for key in ('prefix', 'patch_resize') if key in init_cfg}
     model: nn.Module = MODELS.build(backbone)
-    coverage, native, hint = survey(model, checkpoint, *read_tensors(local_file(checkpoint)), **given)
+    file = local_file(checkpoint)
+    coverage, native, hint = survey(model, checkpoint, *read_tensors(file), config_beside(file), **given)
     coverage.not_finite += [name for name in coverage.filled if not is_finite(native[name])]
     if not coverage.complete:
         raise ValueError(f'{coverage.table()}\n\n{refusal(coverage, native, hint)}')
@@ -156,7 +155,6 @@ def convert_file(checkpoint: Checkpoint, out: str | os.PathLike, target: str) ->
     omitted = f'; left out, because that code computes it or has none: {names}' if names else ''
     change = f'{found.family.name}: {found.layout.name} -> {written.layout}'
     return f'{change}, {len(written.tensors)} tensors in {os.fspath(out)}{omitted}'
-
 
 
 def to_json(report: Mapping[str, Any]) -> str:

@@ -51,6 +51,24 @@ def test_every_reference_is_named_with_its_architecture(name: str, reference) ->
         assert report['arguments']['arch'][key] == (tuple(given) if isinstance(given, list) else given)
 
 
+@pytest.mark.parametrize(('name', 'grid'), [('vit_deit3_official', [4, 4]), ('vit_sam_official', [6, 6])])
+def test_the_position_grid_is_read_off_tables_without_a_row_for_the_class_token(
+    name: str, grid: list[int], reference
+) -> None:
+    assert inspection.inspect_file(reference(name).checkpoint)['position_grid'] == grid
+
+
+def test_a_check_goes_by_the_config_beside_the_file_as_a_load_does(reference, tmp_path: Path) -> None:
+    source = reference('vit_hf_clip')
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text(
+        "model = dict(type='EncoderDecoder', backbone=dict(type='backbones.VisionTransformer', norm_eps=1e-5, "
+        "act='quick_gelu', pre_norm=True, patch_bias=False, pretrain_img_size=64, "
+        'arch=dict(embed_dim=24, depth=4, num_heads=2)))')
+    with pytest.raises(ValueError, match=r'num_heads is \(3,\), wanted \(2,\)'):
+        inspection.check_file(leaf, source.checkpoint)
+
+
 def test_a_config_that_takes_the_file_gets_its_coverage(tiny: Path) -> None:
     text = inspection.check_file(CONFIG, tiny)
     assert 'ConvNeXt-tiny <- official V1: 178/186 parameters, 27.8 M; new: norm0, norm1, norm2, norm3' in text

@@ -142,6 +142,10 @@ class NothingLeftHook(Hook):
             )
 
 
+def _entries(init_cfg: dict | list | None) -> list:
+    return list(init_cfg) if isinstance(init_cfg, list | tuple) else [init_cfg]
+
+
 @HOOKS.register_module()
 class PretrainedWeightsHook(Hook):
     """Before the first step, show that pretrained weights are still what the file says, and the same on every rank.
@@ -165,8 +169,8 @@ class PretrainedWeightsHook(Hook):
         loaded = {name: part.loaded_from for name, part in model.named_modules() if hasattr(part, 'loaded_from')}
         forgotten = [
             name for name, part in model.named_modules()
-            if self.against_file and is_pretrained(getattr(part, 'init_cfg', None)) and hasattr(part, 'weight_family')
-            and name not in loaded
+            if self.against_file and hasattr(part, 'weight_family') and name not in loaded
+            and any(map(is_pretrained, _entries(part.init_cfg)))
         ]
         if forgotten:
             raise ValueError(

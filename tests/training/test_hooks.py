@@ -125,3 +125,12 @@ def test_ranks_that_hold_different_weights_stop_the_run(detector: nn.Module, mon
     monkeypatch.setattr('backbones.training.hooks.all_gather_object', gather)
     with pytest.raises(ValueError, match='rank 1 holds other pretrained weights than rank 0'):
         PretrainedWeightsHook().before_train(SimpleNamespace(model=detector))
+
+
+@pytest.mark.parametrize('as_list', [False, True])
+def test_a_checkpoint_that_was_named_and_never_loaded_stops_the_run(as_list: bool) -> None:
+    cfg = dict(type='Pretrained', checkpoint='w.pth')
+    model = nn.Module()
+    model.backbone = ConvNeXt(dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)), init_cfg=[cfg] if as_list else cfg)
+    with pytest.raises(ValueError, match=r'backbone\.init_cfg names a checkpoint that was never loaded'):
+        PretrainedWeightsHook().before_train(SimpleNamespace(model=model))

@@ -111,7 +111,7 @@ def test_a_backbone_is_found_in_a_whole_detector(
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def refused(model: nn.Module, path: Path, message: str, **options: Any) -> None:
+def assert_refused(model: nn.Module, path: Path, message: str, **options: Any) -> None:
     """Check that a load raises, names the file, and changes nothing."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=rf'(?s){re.escape(path.name)}.*{message}'):
@@ -122,14 +122,14 @@ def refused(model: nn.Module, path: Path, message: str, **options: Any) -> None:
 def test_a_dropped_layer_scale_is_refused(convnext_file: Path, tmp_path: Path) -> None:
     state = {name: value for name, value in torch.load(convnext_file)['model'].items() if 'gamma' not in name}
     path = saved(tmp_path / 'w.pth', state)
-    refused(
+    assert_refused(
         ConvNeXt(CONVNEXT), path, r'5 parameters are missing in the file: stages\.0\.0\.gamma.*no layer scale'
     )
 
 
 def test_a_layer_scale_that_the_backbone_lacks_is_refused(convnext_file: Path) -> None:
     model = ConvNeXt(CONVNEXT, layer_scale_init_value=0)
-    refused(
+    assert_refused(
         model,
         convnext_file,
         r'5 are not in the backbone: stages\.0\.0\.gamma.*layer_scale_init_value above 0',
@@ -138,21 +138,21 @@ def test_a_layer_scale_that_the_backbone_lacks_is_refused(convnext_file: Path) -
 
 def test_v2_weights_for_v1_are_refused_with_the_remedy(tmp_path: Path) -> None:
     path = saved(tmp_path / 'v2.pth', official(ConvNeXt(CONVNEXT, use_grn=True)))
-    refused(ConvNeXt(CONVNEXT, layer_scale_init_value=0), path, 'build the backbone with use_grn=True')
+    assert_refused(ConvNeXt(CONVNEXT, layer_scale_init_value=0), path, 'build the backbone with use_grn=True')
 
 
 def test_v1_weights_for_v2_are_refused_with_the_remedy(convnext_file: Path) -> None:
-    refused(ConvNeXt(CONVNEXT, use_grn=True), convnext_file, 'build the backbone with use_grn=False')
+    assert_refused(ConvNeXt(CONVNEXT, use_grn=True), convnext_file, 'build the backbone with use_grn=False')
 
 
 def test_another_size_is_refused_with_the_one_that_fits(tmp_path: Path) -> None:
     path = saved(tmp_path / 'atto.pth', official(ConvNeXt('atto')))
-    refused(ConvNeXt('femto'), path, r"dims is \(40, 80, 160, 320\) in the file .*: arch='atto' fits")
+    assert_refused(ConvNeXt('femto'), path, r"dims is \(40, 80, 160, 320\) in the file .*: arch='atto' fits")
 
 
 def test_another_depth_is_refused_with_the_one_that_fits(convnext_file: Path) -> None:
     model = ConvNeXt(dict(depths=(1, 1, 3, 1), dims=CONVNEXT['dims']))
-    refused(model, convnext_file, r'arch=dict\(depths=\(1, 1, 2, 1\), dims=\(8, 16, 24, 32\)\) fits')
+    assert_refused(model, convnext_file, r'arch=dict\(depths=\(1, 1, 2, 1\), dims=\(8, 16, 24, 32\)\) fits')
 
 
 def test_patches_of_another_size_are_resized_and_said_so(vit_file: Path) -> None:
@@ -181,16 +181,16 @@ def test_patches_of_another_size_can_be_refused_with_the_one_that_fits(vit_file:
 
 def test_register_tokens_that_the_backbone_lacks_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / 'w.pth', official(VisionTransformer(VIT, num_registers=4)))
-    refused(VisionTransformer(VIT), path, 'num_registers=4')
+    assert_refused(VisionTransformer(VIT), path, 'num_registers=4')
 
 
 def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> None:
-    refused(
+    assert_refused(
         ConvNeXt(CONVNEXT),
         vit_file,
         r"is not for ConvNeXt: it looks like VisionTransformer.*'DeiT or MAE'.*embed_dim=8",
     )
-    refused(VisionTransformer(VIT), convnext_file, r"it looks like ConvNeXt.*type='backbones\.ConvNeXt'")
+    assert_refused(VisionTransformer(VIT), convnext_file, r"it looks like ConvNeXt.*type='backbones\.ConvNeXt'")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_another_architecture_is_named(convnext_file: Path, vit_file: Path) -> N
 )
 def test_a_file_of_something_else_is_named(names: list[str], finding: str, tmp_path: Path) -> None:
     path = saved(tmp_path / 'w.pth', {name: torch.zeros(2, 2) for name in names})
-    refused(ConvNeXt(CONVNEXT), path, finding)
+    assert_refused(ConvNeXt(CONVNEXT), path, finding)
     with pytest.raises(ValueError, match=finding):
         backbones.load_backbone(path)
 
@@ -227,7 +227,7 @@ def test_a_setting_that_is_not_the_publishers_is_said(reference) -> None:
 def test_an_unknown_parameter_is_refused(convnext_file: Path, tmp_path: Path) -> None:
     state = {**torch.load(convnext_file)['model'], 'stages.0.0.attention.weight': torch.zeros(8)}
     path = saved(tmp_path / 'w.pth', state)
-    refused(ConvNeXt(CONVNEXT), path, r'1 are not in the backbone: stages\.0\.0\.attention\.weight')
+    assert_refused(ConvNeXt(CONVNEXT), path, r'1 are not in the backbone: stages\.0\.0\.attention\.weight')
 
 
 def test_a_transposed_matrix_is_refused(vit_file: Path, tmp_path: Path) -> None:
@@ -235,12 +235,12 @@ def test_a_transposed_matrix_is_refused(vit_file: Path, tmp_path: Path) -> None:
     state['blocks.0.attn.qkv.weight'] = state['blocks.0.attn.qkv.weight'].t().contiguous()
     path = saved(tmp_path / 'w.pth', state)
     model = VisionTransformer(VIT, pretrain_img_size=64)
-    refused(model, path, r'blocks\.0\.attn\.qkv\.weight is \(8, 24\), wanted \(24, 8\)')
+    assert_refused(model, path, r'blocks\.0\.attn\.qkv\.weight is \(8, 24\), wanted \(24, 8\)')
 
 
 def test_a_wrong_prefix_is_refused(convnext_file: Path) -> None:
     message = r"no name begins with prefix='backbone\.'; it has the parts downsample_layers, stages"
-    refused(ConvNeXt(CONVNEXT), convnext_file, message, prefix='backbone.')
+    assert_refused(ConvNeXt(CONVNEXT), convnext_file, message, prefix='backbone.')
 
 
 def test_what_fits_is_loaded_on_request(
