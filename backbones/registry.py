@@ -22,9 +22,10 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
     return _root.Registry(name, parent=parent, scope=SCOPE, locations=places)
 
 
-# The last two modules import mmdet only when their class is built: a backbone alone needs no toolbox.
+# The last four modules import mmdet or mmseg only when their class is built: a backbone alone needs no toolbox.
 MODELS = _child(
-    'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta', 'detection.roi_extractor'
+    'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta',
+    'detection.roi_extractor', 'detection.cascade_roi_head', 'segmentation.linear_head'
 )
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
@@ -33,3 +34,5 @@ DATASETS = _child('dataset', _root.DATASETS, 'data')
 TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
 HOOKS = _child('hook', _root.HOOKS, 'training.hooks', 'evaluation.outputs')
 METRICS = _child('metric', _root.METRICS, 'evaluation.coco_metric')
+LOOPS = _child('loop', _root.LOOPS, 'training.loops')
+DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'data')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmengine.runner import Runner
 
 from backbones import registry
 from backbones.registry import SCOPE
+from backbones.signatures import argument_names
 from backbones.training.hooks import NothingLeftHook
 
 
@@ -93,25 +93,12 @@ def _near_argument(text: str, trace: TracebackType | None) -> str:
     while trace is not None:  # the class that the config names is a local of MMEngine's builder; the innermost counts
         built = trace.tb_frame.f_locals.get('obj_cls')
         if callable(built) and found[1] in (cls.__name__ for cls in getattr(built, '__mro__', (built,))):
-            names = _argument_names(built)
+            names = set(argument_names(built))
         trace = trace.tb_next
     near = difflib.get_close_matches(found[2], names, 3)
     if near:
         return f'. Did you mean {" or ".join(near)}?'
     return f'. Allowed are {", ".join(sorted(names))}.' if names else ''
-
-
-def _argument_names(built: type) -> set[str]:
-    """What the constructor takes, and those of its base classes as far as it passes on further arguments."""
-    names: set[str] = set()
-    for cls in built.__mro__ if inspect.isclass(built) else [built]:
-        if inspect.isclass(cls) and '__init__' not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names - {'self', 'runner'}
 
 
 def _place(error: BaseException) -> str:

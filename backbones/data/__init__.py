@@ -2,12 +2,14 @@
 
 Importing this package registers `backbones.CocoDataset` where mmdet is installed, and
 `backbones.LabelMapDataset`, `backbones.ADE20KDataset` and `backbones.LoadLabelMap` where mmseg is: a project
-with one toolbox needs no other.
+with one toolbox needs no other. `backbones.AspectRatioBatchSampler` needs neither.
 """
 
 from importlib.util import find_spec
 
 from backbones.missing import toolbox_needed
+
+from . import samplers  # noqa: F401
 
 with toolbox_needed():
     if find_spec('mmdet') is not None:

@@ -1,1 +1,1 @@
-"""Safer or faster parts of mmdet's heads. Each module imports mmdet only when its class is built."""
+"""Safer, faster or missing parts of mmdet's heads. mmdet is imported only when one of them is built."""

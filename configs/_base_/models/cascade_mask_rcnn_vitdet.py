@@ -1,0 +1,70 @@
+"""Cascade Mask R-CNN as ViTDet (https://arxiv.org/abs/2203.16527) trains it, everything but the backbone; 80 classes.
+
+Three 4conv1fc box heads with LayerNorm, class-agnostic boxes, L1 losses of weight 1, one mask head for all stages:
+https://github.com/facebookresearch/detectron2/blob/02b5c4e/projects/ViTDet/configs/COCO/cascade_mask_rcnn_vitdet_b_100ep.py
+A leaf gives `model.backbone` and `model.neck.in_channels`. Images are padded to 1024 x 1024 after normalisation.
+"""
+norm_cfg = dict(type='backbones.LN2d', eps=1e-6)
+roi_align = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
+assigner = dict(type='MaxIoUAssigner', ignore_iof_thr=-1)
+stage_ious = (0.5, 0.6, 0.7)
+# the inverse of detectron2's weights (10, 5), (20, 10), (30, 15) of centre and size
+stage_stds = ([1 / 10, 1 / 10, 1 / 5, 1 / 5], [1 / 20, 1 / 20, 1 / 10, 1 / 10], [1 / 30, 1 / 30, 1 / 15, 1 / 15])
+
+model = dict(
+    type='CascadeRCNN',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True, pad_mask=True, pad_size_divisor=1024),
+    neck=dict(type='backbones.SimpleFPN', out_channels=256, num_outs=5, eps=1e-6),
+    rpn_head=dict(
+        type='RPNHead', in_channels=256, feat_channels=256, num_convs=2,
+        anchor_generator=dict(
+            type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
+        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
+        loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
+    roi_head=dict(
+        type='backbones.CascadeRoIHead',
+        bbox_roi_extractor=dict(
+            type='backbones.SingleRoIExtractor', roi_layer=roi_align, out_channels=256,
+            featmap_strides=[4, 8, 16, 32]),
+        bbox_head=[
+            dict(
+                type='Shared4Conv1FCBBoxHead', in_channels=256, conv_out_channels=256, fc_out_channels=1024,
+                roi_feat_size=7, num_classes=80, norm_cfg=norm_cfg,
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=stds),
+                reg_class_agnostic=True,
+                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type='L1Loss', loss_weight=1.0)) for stds in stage_stds
+        ],
+        mask_roi_extractor=dict(
+            type='backbones.SingleRoIExtractor', roi_layer=dict(roi_align, output_size=14), out_channels=256,
+            featmap_strides=[4, 8, 16, 32]),
+        mask_head=dict(
+            type='FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80,
+            norm_cfg=norm_cfg, loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
+    train_cfg=dict(
+        rpn=dict(
+            # every object gets its best anchor, however small their overlap: LSJ makes objects far below 32 pixels
+            assigner=dict(
+                assigner, pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.0, match_low_quality=True),
+            sampler=dict(
+                type='RandomSampler', num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
+            allowed_border=-1, pos_weight=-1, debug=False),
+        rpn_proposal=dict(
+            nms_pre=2000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+        rcnn=[
+            dict(
+                assigner=dict(
+                    assigner, pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou, match_low_quality=False),
+                # proposals are drawn once; the later stages match anew all that the first drew
+                sampler=dict(
+                    type='RandomSampler', num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True)
+                if iou == stage_ious[0] else dict(type='PseudoSampler'),
+                mask_size=28, pos_weight=-1, debug=False) for iou in stage_ious
+        ]),
+    test_cfg=dict(
+        rpn=dict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+        rcnn=dict(
+            score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5)))
