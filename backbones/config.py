@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 # What our tools read besides the arguments of MMEngine's Runner.
-OWN_KEYS = {'data_root', 'tta_model', 'tta_scales', 'find_unused_parameters', 'activation_checkpointing'}
+OWN_KEYS = {
+    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'total_batch', 'tta_model', 'tta_scales'}
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -30,17 +31,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         ValueError: no such file, it does not parse, an option names a key that no config has, or the work folder is a
             file.
     """
-    path = Path(path)
-    if path.is_dir():
-        inside = ', '.join(sorted(file.name for file in path.glob('*.py'))) or 'no config'
-        raise ValueError(f'config {str(path)!r} is a folder; name one file in it ({inside})')
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], 1)
-        raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
-    try:
-        cfg = Config.fromfile(path)
-    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError, RuntimeError) as error:
-        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    cfg = read_config(path)
     for key in options or {}:
         _check_option(cfg, key)
     options = dict(options or {})
@@ -50,13 +41,32 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / path.stem)
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     in_the_way = [place for place in (Path(cfg.work_dir), *Path(cfg.work_dir).parents) if place.is_file()]
     if in_the_way:
         raise ValueError(
             f'the work folder {cfg.work_dir} cannot be made: {in_the_way[0]} is a file; choose another --work-dir'
         )
     return cfg
+
+
+def read_config(path: str | Path) -> Config:
+    """Compose the config at `path` as it stands.
+
+    Raises:
+        ValueError: no such file, or it cannot be read; the message names what is near.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = ', '.join(sorted(file.name for file in path.glob('*.py'))) or 'no config'
+        raise ValueError(f'config {str(path)!r} is a folder; name one file in it ({inside})')
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], 1)
+        raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
+    try:
+        return Config.fromfile(path)
+    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError, RuntimeError) as error:
+        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
 
 
 def _check_option(cfg: Config, key: str) -> None:

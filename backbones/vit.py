@@ -135,8 +135,8 @@ class VisionTransformer(BaseModule):
             norm on every output (DINOv2, DINOv3); 'each', a new LayerNorm per output.
         norm_eps: eps of every LayerNorm: 1e-6 in most official weights, 1e-5 in CLIP and DINOv3.
         drop_path_rate: stochastic depth rate of the last block; it grows linearly from 0 at the first.
-        frozen_stages: -1 freezes nothing, 0 patches, tokens and positions, k these and the first k blocks.
-            Frozen parameters get no gradient, and frozen modules stay in evaluation mode.
+        frozen_stages: -1 freezes nothing, 0 patches, tokens and positions, k these and the first k blocks, all of
+            them the norm of out_norm='last' or 'all', too. What is frozen stays in evaluation mode.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         init_cfg: MMEngine's; ``dict(type='Pretrained', checkpoint=...)`` loads any known layout in
             `init_weights()`.
@@ -319,15 +319,15 @@ class VisionTransformer(BaseModule):
         """Yield what `frozen_stages` keeps fixed, but for the tokens and positions of this module itself."""
         if self.frozen_stages >= 0:
             yield from (self.patch_embed, self.norm_pre, *self.blocks[: self.frozen_stages])
+        if self.frozen_stages == len(self.blocks) and self.out_norm in ('last', 'all'):
+            yield self.norm  # the checkpoint's
 
     def _freeze(self, frozen_stages: int) -> None:
         """Take the gradient from the first blocks and what lies before them."""
-        built = len(self.blocks)
-        if not is_int(frozen_stages) or not -1 <= frozen_stages <= built:
+        if not is_int(frozen_stages) or not -1 <= frozen_stages <= (built := len(self.blocks)):
             raise ValueError(
-                f'frozen_stages={frozen_stages!r} is not possible; give -1 (nothing), 0 (patches, tokens, '
-                f'positions) or 1 to {built} (these and that many blocks; '
-                f'out_indices={self.out_indices} builds {built})'
+                f'frozen_stages={frozen_stages!r} is not possible; give -1 (nothing), 0 (patches, tokens, positions) '
+                f'or 1 to {built} (these and that many blocks; out_indices={self.out_indices} builds {built})'
             )
         self.frozen_stages = frozen_stages
         for module in self._frozen_modules():

@@ -1,9 +1,11 @@
-"""Every shipped config: two levels, parses, builds, fits together, and has the published number of parameters."""
+"""Every shipped config builds and fits together; fragments stay fragments; overrides and what is wrong with them.
+
+That a config is what its card says, tests/recipes/test_check.py shows.
+"""
 
 from __future__ import annotations
 
 import ast
-import inspect
 from pathlib import Path
 
 import pytest
@@ -11,28 +13,14 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
 from mmseg.structures import SegDataSample
 
-from backbones.config import OWN_KEYS, load_config
-from backbones.layer_decay import LayerDecayOptimWrapperConstructor
+from backbones.config import load_config
+from backbones.flops import on_meta
 from backbones.preflight import check_model
 
 LEAVES = sorted(p for p in (ROOT / 'configs').glob('*/*.py') if p.parent.name != '_base_')
 FRAGMENTS = sorted((ROOT / 'configs' / '_base_').rglob('*.py'))
-# Millions of parameters as printed by the papers (ConvNeXt Tables 3 and 4, ViTDet Table 9).
-PUBLISHED = {
-    'mask-rcnn_convnext-t-in1k_3x_coco': 48,
-    'cascade-mask-rcnn_convnext-b-in22k_3x_coco': 146,
-    'upernet_convnext-b-in22k_160k_ade20k-640': 122,
-    'mask-rcnn_vitdet-b-mae_100e_coco': 111,
-}
-# Variables of config files, used while they are read and nowhere else.
-READ_TIME = {
-    'assigner', 'checkpoint', 'class_weight', 'crop_size', 'dims', 'epochs', 'image_size', 'iterations', 'norm_cfg',
-    'roi_align', 'scale', 'scales', 'short_sides', 'size', 'stage_ious', 'stage_stds', 'test_pipeline',
-    'train_pipeline', 'width', 'ann_file',
-}
 leaf = pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 
 
@@ -40,7 +28,7 @@ def build_on_meta(path: Path) -> torch.nn.Module:
     """Build the model of a config without memory for its weights."""
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
+    with on_meta():
         return MODELS.build(cfg.model)
 
 
@@ -63,63 +51,24 @@ def test_a_fragment_has_no_base_and_no_backbone(path: Path) -> None:
 
 
 @leaf
-def test_a_leaf_lists_fragments_only_and_stays_short(path: Path) -> None:
-    body = ast.parse(path.read_text()).body
-    bases = ast.literal_eval(next(n.value for n in body if isinstance(n, ast.Assign) and n.targets[0].id == '_base_'))
-    assert all(base.startswith('../_base_/') for base in bases)
-    assert len(path.read_text().splitlines()) <= 50
-    assert '_delete_' not in path.read_text()
-
-
-@leaf
-def test_a_leaf_opens_with_its_command(path: Path) -> None:
-    assert f'tools/train.py {path.relative_to(ROOT)}' in ast.get_docstring(ast.parse(path.read_text()))
-
-
-@leaf
 def test_every_norm_states_its_eps(path: Path) -> None:
     missing = [norm for norm in norm_cfgs(Config.fromfile(path).model.to_dict()) if 'eps' not in norm]
     assert missing == []
 
 
-@leaf
-def test_no_key_of_a_leaf_is_unknown_to_the_runner(path: Path) -> None:
-    known = set(inspect.signature(Runner.__init__).parameters)
-    assert set(Config.fromfile(path)) - {'filename'} <= known | OWN_KEYS | READ_TIME
+def structures() -> list[Path]:
+    """One leaf for every model that differs in more than weights and drop path."""
+    seen: dict[str, Path] = {}
+    for path in LEAVES:
+        model = Config.fromfile(path).model.to_dict()
+        model['backbone'] |= dict(init_cfg=None, drop_path_rate=0.0)
+        seen.setdefault(repr(model), path)
+    return list(seen.values())
 
 
-@leaf
-def test_maps_and_strides_of_every_config_fit_together(path: Path) -> None:
+@pytest.mark.parametrize('path', structures(), ids=lambda path: path.stem)
+def test_maps_and_strides_of_every_model_fit_together(path: Path) -> None:
     check_model(build_on_meta(path))
-
-
-@leaf
-def test_schedule_and_training_end_together(path: Path) -> None:
-    cfg = Config.fromfile(path)
-    end = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
-    last = cfg.param_scheduler[-1]
-    assert last.end == end
-    assert last.by_epoch == ('max_epochs' in cfg.train_cfg)
-
-
-@leaf
-def test_the_optimiser_covers_every_parameter_with_at_most_the_base_lr(path: Path) -> None:
-    cfg = Config.fromfile(path)
-    if cfg.optim_wrapper.constructor == 'DefaultOptimWrapperConstructor':
-        pytest.skip('published without layer decay: MMEngine assigns the groups')
-    model = build_on_meta(path)
-    wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer.to_dict())
-    built = LayerDecayOptimWrapperConstructor(wrapper, cfg.optim_wrapper.paramwise_cfg.to_dict())(model)
-    groups = built.optimizer.param_groups
-    assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
-    assert max(group['lr'] for group in groups) == cfg.optim_wrapper.optimizer.lr
-
-
-@pytest.mark.parametrize('name', PUBLISHED)
-def test_parameters_equal_the_published_count(name: str) -> None:
-    path = next(path for path in LEAVES if path.stem == name)
-    millions = sum(p.numel() for p in build_on_meta(path).parameters()) / 1e6
-    assert round(millions) == PUBLISHED[name]
 
 
 def test_a_vit_segmenter_labels_an_image_as_if_its_border_were_padded_and_cropped() -> None:

@@ -193,9 +193,10 @@ def test_two_processes_train_over_gloo_and_score_every_image_once(data: Path, tm
     sync = 'model.decode_head.norm_cfg.type=SyncBN'
     done = run_tool(
         'tools/train.py', SEGMENTER, '--work-dir', tmp_path, '--launcher', 'pytorch',
-        *options(SEGMENTER, data, sync), processes=2)
+        *options(SEGMENTER, data, sync, 'train_dataloader.batch_size=2'), processes=2)
     assert done.returncode == 0, done.stderr
     assert 'became BN' in done.stdout + done.stderr
+    assert 'total batch 4 = 2 processes x 2 images\n' in done.stdout + done.stderr
     assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
 
 
@@ -218,8 +219,9 @@ def test_two_processes_train_a_detector_from_weights_that_are_those_of_the_file(
     arch = dict(depths=(2, 2, 4, 2), dims=(24, 48, 96, 192))
     torch.save({'model': ConvNeXt(arch, output_norm=False).state_dict()}, tmp_path / 'backbone.pth')
     init = [f'model.backbone.init_cfg.{key}' for key in ('type=Pretrained', f'checkpoint={tmp_path}/backbone.pth')]
+    more = [*init, 'train_dataloader.batch_size=2']  # on each of two processes: the total batch stays
     done = run_tool(
-        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data, *init),
+        'tools/train.py', DETECTOR, '--work-dir', tmp_path, '--launcher', 'pytorch', *options(DETECTOR, data, *more),
         processes=2)
     assert done.returncode == 0, done.stderr
     said = f'backbone: 106 tensors are those of {tmp_path}/backbone.pth on every rank before the first step'
@@ -236,14 +238,14 @@ def test_two_processes_train_a_detector_from_weights_that_are_those_of_the_file(
         (["train_dataloader.dataset.metainfo.classes=['disc','rnig']"], "did you mean 'ring'"),
         (["train_dataloader.dataset.data_prefix.img=images/trainning"], 'images/trainning'),
         (['optim_wrapper.type=AmpOptimWrapper'], 'needs a GPU'),
-        (['model.backbone.type=backbones.ConvNext'], r'Did you mean backbones\.ConvNeXt\?'),
+        (['model.backbone.type=backbones.ConvNext'], r"did you mean 'backbones\.ConvNeXt'\?"),
         (['val_evaluator.ann_file=nope.json'], r"val_evaluator\.ann_file='nope.json' does not exist"),
         (['load_from=nope.pth'], 'nope.pth'),
-        (['model.backbone.drop_path=0.1'], "unexpected keyword argument 'drop_path'.*Did you mean drop_path_rate"),
-        (['train_cfg.max_epoch=3'], "unexpected keyword argument 'max_epoch'.*Did you mean max_epochs"),
-        (['model.roi_head.bbox_head.num_clases=3'], "argument 'num_clases'.*Did you mean num_classes"),
-        (['model.neck.colour=3'], "argument 'colour'. Allowed are .*add_extra_convs.*out_channels"),
-        (['optim_wrapper.optimizer.momentum=0.9'], "argument 'momentum'. Allowed are .*betas"),
+        (['model.backbone.drop_path=0.1'], r"ConvNeXt takes no such argument; did you mean 'drop_path_rate'"),
+        (['train_cfg.max_epoch=3'], r"train_cfg\.max_epoch=3: .* did you mean 'max_epochs'"),
+        (['model.roi_head.bbox_head.num_clases=3'], r"bbox_head\.num_clases=3: .* did you mean 'num_classes'"),
+        (['model.neck.colour=3'], r"neck\.colour=3: FPN takes .* choose among .*add_extra_convs.*out_channels"),
+        (['optim_wrapper.optimizer.momentum=0.9'], r"optimizer\.momentum=0\.9: AdamW takes .* choose among .*betas"),
         (['data_root=nowhere/'], 'annotation file nowhere/annotations/instances_train.json does not exist'),
     ],
     ids=lambda value: value[0].split('=')[0] if isinstance(value, list) else '',

@@ -124,13 +124,12 @@ def test_drop_path_is_off_in_evaluation():
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
-def test_frozen_stages_freezes_tokens_positions_and_the_first_blocks(frozen_stages):
+def test_frozen_stages_freezes_tokens_positions_the_first_blocks_and_the_norm_after_the_last(frozen_stages):
     model = toy(frozen_stages=frozen_stages, num_registers=2, pre_norm=True, out_norm='last').train()
     for name, parameter in model.named_parameters():
         first, *path = name.split('.')
-        frozen = frozen_stages >= 0 if first not in ('blocks', 'norm') else False
-        if first == 'blocks':
-            frozen = int(path[0]) < frozen_stages
+        needed = {'blocks': int(path[0]) + 1 if first == 'blocks' else None, 'norm': 4}.get(first, 0)
+        frozen = frozen_stages >= needed
         assert parameter.requires_grad is not frozen, name
     assert [block.training for block in model.blocks] == [i >= frozen_stages for i in range(4)]
 

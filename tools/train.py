@@ -3,6 +3,7 @@
 
 python tools/train.py configs/small/mask-rcnn_convnext_demo.py
 torchrun --nproc_per_node 8 tools/train.py configs/convnext/mask-rcnn_convnext-t-in1k_3x_coco.py --launcher pytorch
+python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=1    # the total batch stays: docs/batch.md
 """
 
 import argparse
@@ -17,6 +18,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume', nargs='?', const='latest', metavar='auto|PATH',
         help='go on from the newest checkpoint of the work folder; "auto": if there is one; or from PATH')
+    parser.add_argument(
+        '--total-batch', type=int, metavar='N',
+        help="images per optimiser step over all GPUs; default: the config's, kept by gradient accumulation")
     return parse_run_options(parser)
 
 
@@ -24,7 +28,7 @@ def main() -> None:
     args = parse_args()
     from backbones.training.launch import run_training
 
-    run_training(args.config, args.work_dir, args.resume, args.cfg_options, args.launcher)
+    run_training(args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch)
 
 
 if __name__ == '__main__':

@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
-from mmengine.runner import find_latest_checkpoint
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
+from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
+from backbones.training.batch import (
+    SameBatchHook,
+    apply_batch_plan,
+    batch_notes,
+    check_built,
+    count_processes,
+    plan_batch,
+)
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
 from backbones.weights.load import is_pretrained, local_file
 from backbones.weights.read import read_state
@@ -26,6 +35,7 @@ def run_training(
     resume: str | None = None,
     options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    total_batch: int | None = None,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -36,19 +46,44 @@ def run_training(
             does so if there is one and starts anew otherwise; anything else is the path of a checkpoint.
         options: dotted config keys to override.
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        total_batch: images per optimiser step where they shall be others than the config's `total_batch`, which is
+            otherwise kept on any number of processes.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
     """
-    cfg = load_config(config, options, work_dir)
+    cfg = load_config(config, _without_total_batch(options), work_dir)
     cfg.launcher = launcher
+    check_config(cfg)
+    processes = count_processes(launcher)
     fit_to_machine(cfg)
+    plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg
+    notes = batch_notes(cfg, plan)
+    apply_batch_plan(cfg, plan)
     _take_model_init(cfg)
     _set_resume(cfg, resume)
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
+        runner.logger.info(note)
+    _check_runner(runner, model)
+    if runner._load_from is not None:
+        file = local_file(runner._load_from)
+        if cfg.resume:
+            check_model_checkpoint(model, read_state(file), file)
+            runner.register_hook(SameBatchHook(plan.total, stated=total_batch is not None))
+        else:  # fine-tuning: our own reader, after the weights are initialised
+            runner._load_from = None
+            runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
+    runner.register_hook(PretrainedWeightsHook(against_file=not cfg.get('load_from')))
+    runner.train()
+    return Path(cfg.work_dir)
+
+
+def _check_runner(runner: Runner, model: BaseModel) -> None:
+    """Hold model, data sets and evaluator of a built run against each other."""
     loops = {split: getattr(runner, f'{split}_loop') for split in ('train', 'val')}
     classes = {
         f'the {split} data set': loop.dataloader.dataset.metainfo['classes'] for split, loop in loops.items() if loop
@@ -59,16 +94,16 @@ def run_training(
     if loops['val']:
         check_evaluator(loops['val'])
     check_model(model)
-    if runner._load_from is not None:
-        file = local_file(runner._load_from)
-        if cfg.resume:
-            check_model_checkpoint(model, read_state(file), file)
-        else:  # fine-tuning: our own reader, after the weights are initialised
-            runner._load_from = None
-            runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
-    runner.register_hook(PretrainedWeightsHook(against_file=not cfg.get('load_from')))
-    runner.train()
-    return Path(cfg.work_dir)
+
+
+def _without_total_batch(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Refuse `--cfg-options total_batch=...`: it would pass for the recipe's own total in everything the run writes."""
+    if 'total_batch' in (options or {}):
+        raise ValueError(
+            f"--cfg-options total_batch={options['total_batch']}: another total batch than the recipe's must be said "
+            f"explicitly; use --total-batch {options['total_batch']}"
+        )
+    return options
 
 
 def _take_model_init(cfg: Config) -> None:

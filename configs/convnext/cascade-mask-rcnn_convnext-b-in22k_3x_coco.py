@@ -1,15 +1,22 @@
-"""Cascade Mask R-CNN, ConvNeXt-B (ImageNet-22k), 3x, COCO. Published: 54.0 box / 46.9 mask AP, 146M, 964G FLOPs.
+"""Cascade Mask R-CNN, ConvNeXt-B (ImageNet-22k), 3x, COCO.
 
-https://arxiv.org/abs/2201.03545, Table 3. Meant for 8 GPUs x 2 images:
 torchrun --nproc_per_node 8 tools/train.py configs/convnext/cascade-mask-rcnn_convnext-b-in22k_3x_coco.py \
     --launcher pytorch
 """
-_base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.py',
-          '../_base_/schedules/coco_3x.py', '../_base_/runtime_det.py']
-checkpoint = 'https://dl.fbaipublicfiles.com/convnext/convnext_base_22k_224.pth'
+_base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
+          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+card = dict(
+    paper='https://arxiv.org/abs/2201.03545', table='Table 3',
+    source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/configs/convnext/cascade_mask_rcnn_convnext_base_patch4_window7_mstrain_480-800_giou_4conv1f_adamw_3x_coco_in22k.py',
+    init='convnext-b-in22k', batch=16, per_gpu=2, schedule='36 epochs, steps at 27 and 33',
+    warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05, no_weight_decay='convnext',
+    decay='layer_wise 0.8, 12 layers', drop_path=0.6, precision='fp16', train='short side 480..800, long side 1333',
+    test='1333 x 800', params='146M', flops='964G at 800 x 1280', score=dict(box=54.0, mask=46.9))
+checkpoint = 'convnext-b-in22k'
 model = dict(
     backbone=dict(
         type='backbones.ConvNeXt', arch='base', drop_path_rate=0.6, layer_scale_init_value=1.0,
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[128, 256, 512, 1024]))
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.8))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.8))

@@ -1,14 +1,21 @@
-"""Mask R-CNN, ConvNeXt-T (ImageNet-1k), 3x, COCO. Published: 46.2 box / 41.7 mask AP, 48M parameters, 262G FLOPs.
+"""Mask R-CNN, ConvNeXt-T (ImageNet-1k), 3x, COCO.
 
-https://arxiv.org/abs/2201.03545, Table 3. Meant for 8 GPUs x 2 images:
 torchrun --nproc_per_node 8 tools/train.py configs/convnext/mask-rcnn_convnext-t-in1k_3x_coco.py --launcher pytorch
 """
-_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py',
-          '../_base_/schedules/coco_3x.py', '../_base_/runtime_det.py']
+_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
+          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+card = dict(
+    paper='https://arxiv.org/abs/2201.03545', table='Table 3',
+    source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/configs/convnext/mask_rcnn_convnext_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco_in1k.py',
+    init='convnext_tiny_1k_224.pth', batch=16, per_gpu=2, schedule='36 epochs, steps at 27 and 33',
+    warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05, no_weight_decay='convnext',
+    decay='layer_wise 0.95, 6 layers', drop_path=0.4, precision='fp16', train='short side 480..800, long side 1333',
+    test='1333 x 800', params='48M', flops='262G at 800 x 1280', score=dict(box=46.2, mask=41.7))
 checkpoint = 'https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth'
 model = dict(
     backbone=dict(
         type='backbones.ConvNeXt', arch='tiny', drop_path_rate=0.4, layer_scale_init_value=1.0,
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[96, 192, 384, 768]))
-optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+optim_wrapper = dict(
+    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))

@@ -3,6 +3,12 @@
 python tools/train.py configs/small/mask-rcnn_convnext_demo.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/demo_coco.py', '../_base_/runtime_det.py']
+card = dict(
+    paper=None, table=None, source=None, init=None, batch=4, per_gpu=4,
+    schedule='10 epochs, cosine to 0', warmup='50 iterations from 0.01', lr=1e-3, weight_decay=0.05,
+    no_weight_decay='convnext', decay=None, drop_path=0.0, precision='fp32', clip=5.0,
+    train='as they are', test='160 x 128',
+    params='2.3M (ours)', flops='2.9G at 128 x 160 (ours)', score=None)
 dims = (24, 48, 96, 192)
 width = 64
 epochs = 10
@@ -23,6 +29,7 @@ model = dict(
         rpn=dict(sampler=dict(num=128)), rpn_proposal=dict(nms_pre=300, max_per_img=100),
         rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
+total_batch = 4
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -32,7 +39,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0),
-    constructor='backbones.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(decay_rate=1.0))
+    constructor='backbones.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='convnext'))
 custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=epochs, max_keep_ckpts=1),

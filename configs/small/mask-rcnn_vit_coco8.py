@@ -5,6 +5,12 @@ python tools/train.py configs/small/mask-rcnn_vit_coco8.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',
           '../_base_/schedules/coco8.py', '../_base_/runtime_det.py']
+card = dict(
+    paper=None, table=None, source=None, init=None, batch=1, per_gpu=1,
+    schedule='2200 iterations, cosine to 0', warmup='50 iterations from 0.01', lr=1e-3, weight_decay=0.05,
+    no_weight_decay='matrices_only', decay=None, drop_path=0.0, precision='fp32', clip=5.0,
+    train='448 x 448', test='448 x 448',
+    params='4.5M (ours)', flops='8.8G at 448 x 448 (ours)', score=None)
 width = 64
 model = dict(
     data_preprocessor=dict(pad_value=-2.0),

@@ -3,6 +3,12 @@
 python tools/train.py configs/small/upernet_convnext_camvid.py
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/camvid.py', '../_base_/runtime_seg.py']
+card = dict(
+    paper=None, table=None, source=None, init=None, batch=4, per_gpu=4,
+    schedule='4500 iterations, poly 1.0 to 0', warmup='100 iterations from 0.01', lr=2e-3, weight_decay=0.05,
+    no_weight_decay='convnext', decay=None, drop_path=0.0, precision='fp32', clip=5.0,
+    train='480 x 360 times 0.6..1.4, crop 240 x 320', test='480 x 360, whole',
+    params='2.4M (ours)', flops='1.01G at 240 x 320 (ours)', score=None)
 norm_cfg = dict(type='BN', eps=1e-5)
 dims = (32, 64, 128, 256)
 iterations = 4500
@@ -18,6 +24,7 @@ model = dict(
     auxiliary_head=dict(
         in_channels=dims[2], channels=48, num_classes=11, norm_cfg=norm_cfg),
     test_cfg=dict(mode='whole'))
+total_batch = 4
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=1500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -27,7 +34,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0),
-    constructor='backbones.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(decay_rate=1.0))
+    constructor='backbones.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='convnext'))
 custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1500, max_keep_ckpts=1),

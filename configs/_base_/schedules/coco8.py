@@ -1,5 +1,6 @@
 """Eight images until they are known by heart: AdamW, cosine, narrow models from scratch on two CPU cores."""
 iterations = 2200
+total_batch = 1
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

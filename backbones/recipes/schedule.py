@@ -1,0 +1,110 @@
+"""The learning rate of every iteration of a config, from MMEngine's own schedulers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
+
+# Images that a training epoch sees, by the end of the data set's path: COCO's with at least one object, ADE20K's all.
+TRAIN_IMAGES = {'instances_train2017.json': 117266, 'images/training': 20210}
+ZERO_SHARE = 0.01  # of the iterations may have a learning rate of zero: the last of a decay to zero has
+
+
+def train_images(cfg: Config) -> int | None:
+    """Images of a training epoch, where the data set is COCO's or ADE20K's; None otherwise."""
+    dataset = cfg.train_dataloader.dataset
+    places = [dataset.get('ann_file', ''), (dataset.get('data_prefix') or {}).get('img_path', '')]
+    if 'ADE20K' in dataset.type or 'train2017' in places[0]:
+        for end, count in TRAIN_IMAGES.items():
+            if any(place.endswith(end) for place in places):
+                return count
+    return None
+
+
+def steps_per_epoch(cfg: Config, images: int | None = None) -> int:
+    """Optimiser steps of an epoch; of a data set of unknown size, those of 1000 batches."""
+    images = images or train_images(cfg)
+    batch = cfg.get('total_batch') or cfg.train_dataloader.batch_size
+    return -(-images // batch) if images else 1000
+
+
+def total_steps(cfg: Config) -> int:
+    """Optimiser steps of the whole training."""
+    loop = cfg.train_cfg
+    return loop.max_iters if 'max_iters' in loop else loop.max_epochs * steps_per_epoch(cfg)
+
+
+def lr_factors(cfg: Config) -> np.ndarray:
+    """Learning rate over base learning rate of every step, (steps,)."""
+    schedulers = [dict(scheduler) for scheduler in cfg.param_scheduler]
+    return _simulated(json.dumps(schedulers, sort_keys=True), total_steps(cfg), steps_per_epoch(cfg))
+
+
+@functools.cache
+def _simulated(schedulers: str, steps: int, epoch: int) -> np.ndarray:
+    """Step MMEngine's schedulers as its ParamSchedulerHook does: after every iteration, or after every epoch."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    by_iteration, by_epoch = [], []
+    for settings in json.loads(schedulers):
+        converts = settings.pop('convert_to_iter_based', False)
+        kind = PARAM_SCHEDULERS.get(settings.pop('type'))
+        if converts:
+            built = kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch, **settings)
+        else:
+            built = kind(optimizer=optimizer, **settings)
+        (by_epoch if built.by_epoch else by_iteration).append(built)
+    optimizer.step()  # torch warns of a scheduler that steps first
+    factors = np.empty(steps)
+    for step in range(steps):
+        factors[step] = optimizer.param_groups[0]['lr']
+        for scheduler in by_iteration:
+            scheduler.step()
+        if (step + 1) % epoch == 0:
+            for scheduler in by_epoch:
+                scheduler.step()
+    return factors
+
+
+def schedule_findings(cfg: Config) -> Iterator[str]:
+    """Say where the schedule and the training do not fit: ends, stretches of zero, rates above the base rate."""
+    steps, epoch = total_steps(cfg), steps_per_epoch(cfg)
+    ends = []
+    for place, scheduler in enumerate(cfg.param_scheduler):
+        unit = epoch if scheduler.get('by_epoch', True) else 1
+        begin, end = scheduler.get('begin', 0) * unit, scheduler.get('end')
+        ends.append(steps if end is None else end * unit)
+        if begin >= steps:
+            yield (
+                f'param_scheduler[{place}] ({scheduler["type"]}) begins at step {begin} and the training ends at '
+                f'{steps}: it never acts; correct its begin, or train longer'
+            )
+        late = [mark for mark in scheduler.get('milestones', []) if mark * unit >= steps]
+        if late:
+            yield (
+                f'param_scheduler[{place}] ({scheduler["type"]}) has the milestones {late} at or after the end of the '
+                'training: the learning rate never falls there; correct them'
+            )
+    if ends and max(ends) != steps:
+        when = 'before' if max(ends) < steps else 'after'
+        yield (
+            f'the schedule ends {when} the training: step {max(ends)} against {steps}; make the end of '
+            'param_scheduler and of train_cfg equal'
+        )
+    factors = lr_factors(cfg)
+    zero = int((factors == 0).sum())
+    if zero > ZERO_SHARE * steps:
+        yield (
+            f'the learning rate is zero in {zero} of {steps} steps ({zero / steps:.0%}), first at step '
+            f'{int((factors == 0).argmax())}: nothing is learnt there; let param_scheduler end with the training'
+        )
+    if factors.max() > 1 + 1e-6:
+        yield (
+            f'the learning rate rises to {factors.max():g} times optimizer.lr; correct the schedulers, whose factors '
+            'multiply'
+        )

@@ -1,0 +1,21 @@
+"""Cascade Mask R-CNN, ConvNeXt-L (ImageNet-22k), 3x, COCO.
+
+torchrun --nproc_per_node 8 tools/train.py configs/convnext/cascade-mask-rcnn_convnext-l-in22k_3x_coco.py \
+    --launcher pytorch
+"""
+_base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
+          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+card = dict(
+    paper='https://arxiv.org/abs/2201.03545', table='Table 3',
+    source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/configs/convnext/cascade_mask_rcnn_convnext_large_patch4_window7_mstrain_480-800_giou_4conv1f_adamw_3x_coco_in22k.py',
+    init='convnext-l-in22k', batch=16, per_gpu=2, schedule='36 epochs, steps at 27 and 33',
+    warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05, no_weight_decay='convnext',
+    decay='layer_wise 0.7, 12 layers', drop_path=0.7, precision='fp32', train='short side 480..800, long side 1333',
+    test='1333 x 800', params='255M', flops='1354G at 800 x 1280', score=dict(box=54.8, mask=47.6))
+checkpoint = 'convnext-l-in22k'
+model = dict(
+    backbone=dict(
+        type='backbones.ConvNeXt', arch='large', drop_path_rate=0.7, layer_scale_init_value=1.0,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
+    neck=dict(in_channels=[192, 384, 768, 1536]))
+optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.7))

@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Check configs against their recipe cards, and write the tables of configs/*/README.md.
+
+python tools/recipes.py check                                                # all configs
+python tools/recipes.py check configs/vit/*.py --no-count                    # some, without building the models
+python tools/recipes.py tables [--check]                                     # write the tables, or only compare them
+"""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from backbones.cli import run_tool
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    check = commands.add_parser('check', help='report every difference between config and card; exit code 2 if any')
+    check.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', help='default: every config of configs/')
+    check.add_argument('--no-count', action='store_true', help='do not build the models: no parameters, no FLOPs')
+    tables = commands.add_parser('tables', help='write the tables of configs/*/README.md from the cards')
+    tables.add_argument('--check', action='store_true', help='only compare; exit code 2 if one is out of date')
+    return parser.parse_args()
+
+
+def check(configs: list[Path], count: bool) -> int:
+    """Print one line per config and one per finding."""
+    from backbones.recipes.check import findings
+
+    configs, total = configs or leaves(), 0
+    for number, path in enumerate(configs, 1):
+        found = findings(path, count)
+        total += len(found)
+        place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+        count_so_far = f'{number:{len(str(len(configs)))}}/{len(configs)}'
+        print(f'[{count_so_far}] {"differs" if found else "ok":7} {place}', flush=True)
+        for text in found:
+            print(f'    {text}', flush=True)
+    print(f'{len(configs)} configs, {total or "no"} difference{"s" if total != 1 else ""}')
+    return 2 if total else 0
+
+
+def leaves() -> list[Path]:
+    """Every config that is no fragment."""
+    return sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
+
+
+def tables(compare: bool) -> int:
+    """Renew the README of every folder of configs, or name those that are out of date."""
+    from backbones.recipes.tables import filled
+
+    stale = 0
+    for folder in sorted({path.parent for path in leaves()}):
+        readme = folder / 'README.md'
+        text = filled(readme)
+        if text == readme.read_text(encoding='utf-8'):
+            continue
+        stale += 1
+        if compare:
+            print(f'{readme.relative_to(ROOT)} is out of date; run python tools/recipes.py tables', file=sys.stderr)
+        else:
+            readme.write_text(text, encoding='utf-8')
+            print(f'wrote {readme.relative_to(ROOT)}')
+    return 2 if compare and stale else 0
+
+
+def main() -> int:
+    args = parse_args()
+    warnings.filterwarnings('ignore', module='mmseg')  # of losses, about their defaults
+    return tables(args.check) if args.command == 'tables' else check(args.configs, not args.no_count)
+
+
+if __name__ == '__main__':
+    run_tool(main)
