@@ -3,7 +3,7 @@
 Counted are convolutions, linear layers and matrix products, attention included; not counted are biases, norms,
 activations, softmax, pooling and resizing. One multiply-add is one. Batch 1, the model in eval mode. Nothing needs to
 hold memory: build the model under `with on_meta()`, with the default scope of its toolbox. Every number that the papers
-print for ConvNeXt, ConvNeXt V2, Swin and ViTDet follows from it (tests/test_flops.py).
+print for ConvNeXt, ConvNeXt V2, Swin and ViTDet follows from it (tests/recipes/test_paper_tables.py).
 
 RoI heads do not run on the meta device as a whole (RoIAlign, NMS), and how many RoIs they get depends on the picture.
 They are counted as mmdetection 2.x did for the published numbers: every box head on 1000 RoIs, every mask head on 100,
