@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write what README.md says in numbers: configs from their docstrings, measured runs from docs/results/, the demo's
+"""Write what README.md says in numbers: recipes from their cards, measured runs from docs/results/, the demo's
 times and scores from docs/demo.json (`work_dirs/demo/summary.json` of a timed `make demo`, and the seconds of both
 commands).
 
@@ -7,25 +7,14 @@ python tools/update_readme.py [--check]
 """
 
 import argparse
-import ast
 import json
 import re
 from pathlib import Path
 
 from backbones.cli import run_tool
+from backbones.recipes.tables import overview
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def config_table() -> str:
-    """One row per full-size config: model and schedule, published score, file."""
-    rows = ['| model, data | published (not ours) | config |', '|---|---|---|']
-    for path in sorted([*(ROOT / 'configs/convnext').glob('*.py'), *(ROOT / 'configs/vit').glob('*.py')]):
-        first = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
-        what, score = re.fullmatch(r'(.+?)\. Published: (.+)\.', first).groups()
-        file = path.relative_to(ROOT)
-        rows.append(f'| {what} | {score} | [{path.stem}]({file}) |')
-    return '\n'.join(rows)
 
 
 def results_table() -> str:
@@ -68,7 +57,7 @@ def _clock(seconds: float) -> str:
 
 def filled(text: str) -> str:
     """Put the tables between their markers."""
-    for name, table in (('configs', config_table()), ('results', results_table()), ('times', demo_times())):
+    for name, table in (('configs', overview(ROOT / 'configs')), ('results', results_table()), ('times', demo_times())):
         pattern = rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)'
         text, found = re.subn(pattern, lambda match, new=table: f'{match[1]}{new}\n{match[2]}', text, flags=re.S)
         if found != 1:

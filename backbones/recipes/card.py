@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 OURS = ' (ours)'  # behind a number that no publication prints
 SCORES = ('box', 'mask', 'mIoU', 'mIoU_ms', 'nearest')
@@ -97,21 +97,48 @@ def read_card(cfg: Config) -> Card:
         ValueError: there is none, a key is missing or unknown, or a number cannot be read.
     """
     given = cfg.get('card')
+    return _checked(given.to_dict() if isinstance(given, ConfigDict) else given, cfg.filename)
+
+
+def card_of_file(path: str | Path) -> Card:
+    """The card as a config file writes it down, without composing the config: tables of many need no toolbox.
+
+    Raises:
+        ValueError: as `read_card`, or the card is computed.
+    """
+    for node in ast.parse(Path(path).read_text(encoding='utf-8')).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'card':
+            try:
+                return _checked(_literal(node.value), path)
+            except (SyntaxError, TypeError) as error:
+                raise ValueError(f'card of {path} is no plain dict(key=value, ...): {error}') from error
+    return _checked(None, path)
+
+
+def _literal(node: ast.expr) -> Any:
+    """Value of a literal or of a call of `dict`."""
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', None) == 'dict' and not node.args:
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    return ast.literal_eval(node)
+
+
+def _checked(given: object, source: object) -> Card:
+    """Make a card of `given`, the entry of the config `source`."""
     if not isinstance(given, dict):
-        raise ValueError(f'{cfg.filename} has no card; add card = dict(paper=..., ...) as configs/README.md shows')
+        raise ValueError(f'{source} has no card; add card = dict(paper=..., ...) as configs/README.md shows')
     known = {field.name: field for field in fields(Card)}
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f'; did you mean {near[0]!r}?' if near else ''
-            raise ValueError(f'card of {cfg.filename} has the unknown key {key!r}{hint} Allowed are {sorted(known)}')
+            raise ValueError(f'card of {source} has the unknown key {key!r}{hint} Allowed are {sorted(known)}')
     missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
     if missing:
-        raise ValueError(f'card of {cfg.filename} lacks {missing}; state each, None where there is nothing to state')
-    card = Card(**given.to_dict())
+        raise ValueError(f'card of {source} lacks {missing}; state each, None where there is nothing to state')
+    card = Card(**given)
     unknown = set(card.score or {}) - set(SCORES)
     if unknown:
-        raise ValueError(f'card of {cfg.filename}: score has the unknown names {sorted(unknown)}; use {list(SCORES)}')
+        raise ValueError(f'card of {source}: score has the unknown names {sorted(unknown)}; use {list(SCORES)}')
     read_count(card.params)
     read_flops(card.flops)
     return card
@@ -141,8 +168,3 @@ def docstring(path: str | Path) -> str:
 def title(path: str | Path) -> str:
     """First line of the docstring without the full stop."""
     return docstring(path).partition('\n')[0].strip().rstrip('.')
-
-
-def as_dict(card: Card) -> dict[str, Any]:
-    """The card's entries by name."""
-    return {field.name: getattr(card, field.name) for field in fields(Card)}

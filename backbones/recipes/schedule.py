@@ -11,27 +11,16 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-# Images that a training epoch sees, by the end of the data set's path: COCO's with at least one object, ADE20K's all.
-TRAIN_IMAGES = {'instances_train2017.json': 117266, 'images/training': 20210}
+from backbones.known_images import known_images
+
 ZERO_SHARE = 0.01  # of the iterations may have a learning rate of zero: the last of a decay to zero has
 
 
-def train_images(cfg: Config) -> int | None:
-    """Images of a training epoch, where the data set is COCO's or ADE20K's; None otherwise."""
-    dataset = cfg.train_dataloader.dataset
-    places = [dataset.get('ann_file', ''), (dataset.get('data_prefix') or {}).get('img_path', '')]
-    if 'ADE20K' in dataset.type or 'train2017' in places[0]:
-        for end, count in TRAIN_IMAGES.items():
-            if any(place.endswith(end) for place in places):
-                return count
-    return None
-
-
-def steps_per_epoch(cfg: Config, images: int | None = None) -> int:
+def steps_per_epoch(cfg: Config) -> int:
     """Optimiser steps of an epoch; of a data set of unknown size, those of 1000 batches."""
-    images = images or train_images(cfg)
+    known = known_images(cfg.train_dataloader.dataset)
     batch = cfg.get('total_batch') or cfg.train_dataloader.batch_size
-    return -(-images // batch) if images else 1000
+    return -(-known[0] // batch) if known else 1000
 
 
 def total_steps(cfg: Config) -> int:

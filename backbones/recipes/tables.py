@@ -6,14 +6,11 @@ import re
 import textwrap
 from pathlib import Path
 
-from mmengine.config import Config
-
-from backbones.config import is_segmenter
-from backbones.recipes.card import OURS, Card, read_card, read_count, title
+from backbones.recipes.card import OURS, Card, card_of_file, read_count, title
 
 BEGIN, END = '<!-- recipes -->', '<!-- /recipes -->'
-DETECTION = ('box', 'mask')
-SEGMENTATION = ('mIoU', 'mIoU_ms')
+OTHER = 'other data'
+SCORES = {'COCO': ('box', 'mask'), 'ADE20K': ('mIoU', 'mIoU_ms')}
 HEADINGS = {'box': 'box AP', 'mask': 'mask AP', 'mIoU': 'mIoU', 'mIoU_ms': 'multi-scale, flip'}
 KEY = (
     'Scores are those of the publications, in percent, not measured here; a dash is a score that nobody published. '
@@ -33,11 +30,9 @@ def filled(readme: Path) -> str:
 
 def folder_tables(folder: Path) -> str:
     """Tables and notes of every recipe of a folder: detection first, then segmentation."""
-    sections, notes = {'COCO': [], 'ADE20K': [], 'other data': []}, []
+    sections, notes = {'COCO': [], 'ADE20K': [], OTHER: []}, []
     for path in folder.glob('*.py'):
-        cfg = Config.fromfile(path)
-        kind = next((name for name in ('COCO', 'ADE20K') if name in title(path)), 'other data')
-        sections[kind].append((path, read_card(cfg), is_segmenter(cfg)))
+        sections[data_of(path)].append((path, card_of_file(path)))
     parts = [textwrap.fill(KEY, 120)]
     for name, recipes in sections.items():
         if recipes:
@@ -47,19 +42,22 @@ def folder_tables(folder: Path) -> str:
     return '\n\n'.join(parts) + '\n\n'
 
 
-def _order(recipe: tuple[Path, Card, bool]) -> tuple[str, float, str]:
+def data_of(path: Path) -> str:
+    """Data that a recipe is for, by its title."""
+    return next((name for name in SCORES if title(path).split(',')[-1].split()[0] == name), OTHER)
+
+
+def _order(recipe: tuple[Path, Card]) -> tuple[str, float, str]:
     """By method, then by size."""
-    path, card, _ = recipe
+    path, card = recipe
     return path.name.partition('_')[0], read_count(card.params).value, path.name
 
 
-def _table(recipes: list[tuple[Path, Card, bool]], notes: list[str]) -> str:
-    scores = SEGMENTATION if all(segments for _, _, segments in recipes) else DETECTION
-    if any(segments for _, _, segments in recipes) and scores is DETECTION:
-        scores = ()
+def _table(recipes: list[tuple[Path, Card]], notes: list[str]) -> str:
+    scores = SCORES.get(data_of(recipes[0][0]), ())
     head = ['recipe', 'weights', 'batch', 'lr', 'layer decay', 'drop path', 'precision', 'parameters', 'FLOPs',
             *(HEADINGS[name] for name in scores), 'source', 'note']
-    rows = [_row(path, card, scores, notes) for path, card, _ in recipes]
+    rows = [_row(path, card, scores, notes) for path, card in recipes]
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
@@ -104,3 +102,29 @@ def _note(card: Card, notes: list[str]) -> str:
     if card.note not in notes:
         notes.append(card.note)
     return str(notes.index(card.note) + 1)
+
+
+# --- all folders at a glance --------------------------------------------------------------------------------
+
+
+def overview(configs: Path) -> str:
+    """One row per folder, data and method of `configs`: how many recipes there are, and their published scores."""
+    groups: dict[tuple[str, str, str], list[Card]] = {}
+    for path in sorted(configs.glob('*/*.py')):
+        if data_of(path) in SCORES:
+            key = (path.parent.name, data_of(path), title(path).partition(',')[0])
+            groups.setdefault(key, []).append(card_of_file(path))
+    lines = ['| folder | data | model | recipes | published |', '| --- | --- | --- | --- | --- |']
+    for (folder, data, model), cards in sorted(groups.items()):
+        row = [f'[{folder}](configs/{folder}/README.md)', data, model, str(len(cards)), _range(cards, data)]
+        lines.append('| ' + ' | '.join(row) + ' |')
+    return '\n'.join(lines)
+
+
+def _range(cards: list[Card], data: str) -> str:
+    name = SCORES[data][0]
+    scores = [card.score[name] for card in cards if card.score and name in card.score]
+    if not scores:
+        return '-'
+    best = f'{min(scores)} to {max(scores)}' if len(set(scores)) > 1 else str(scores[0])
+    return f'{best} {HEADINGS[name]}, {len(scores)} of them'
