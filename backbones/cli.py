@@ -59,8 +59,18 @@ def run_tool(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = 130
+    _leave_process_group()
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _leave_process_group() -> None:
+    """Stop the threads of torch.distributed, which now and then abort a process that ends with them running."""
+    if 'torch' in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def _sentence(error: BaseException) -> str:

@@ -15,7 +15,9 @@ from mmengine.runner import Runner
 
 # What our tools read besides the arguments of MMEngine's Runner.
 OWN_KEYS = {
-    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'total_batch', 'tta_model', 'tta_scales'}
+    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'total_batch', 'tta_mode', 'tta_model',
+    'tta_scales',
+}
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:

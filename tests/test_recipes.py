@@ -138,7 +138,7 @@ ADE20K_160K = ADAMW | UPERNET | {
     'param_scheduler.1.by_epoch': False,
     'param_scheduler.1.power': 1.0,
     'param_scheduler.1.eta_min': 0.0,
-    'param_scheduler.1.begin': 1500,
+    'param_scheduler.1.begin': 0,
     'param_scheduler.1.end': 160000,
     'train_dataloader.batch_size': 2,
     'total_batch': 16,
@@ -194,7 +194,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         'model.backbone.img_size': 1024,
         'model.backbone.norm_eps': 1e-6,
         'model.backbone.drop_path_rate': 0.1,
-        'model.backbone.init_cfg.checkpoint': 'https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth',
+        'model.backbone.init_cfg.checkpoint': 'vit-b-mae',
         'model.neck.type': 'backbones.SimpleFPN',
         'model.neck.out_channels': 256,
         'model.neck.num_outs': 5,
@@ -237,9 +237,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         'model.backbone.norm_eps': 1e-6,
         'model.backbone.drop_path_rate': 0.1,
         # our own choice: weights of ImageNet-21k alone, with the normalisation that they were trained with
-        'model.backbone.init_cfg.checkpoint': (
-            'https://huggingface.co/timm/vit_base_patch16_224.augreg_in21k/resolve/main/model.safetensors'
-        ),
+        'model.backbone.init_cfg.checkpoint': 'vit-b-augreg-in21k',
         'model.data_preprocessor.mean': [127.5, 127.5, 127.5],
         'model.data_preprocessor.std': [127.5, 127.5, 127.5],
         'model.data_preprocessor.size': [512, 512],
@@ -254,7 +252,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         'optim_wrapper.optimizer.lr': 6e-5,
         'optim_wrapper.optimizer.weight_decay': 0.01,
         'optim_wrapper.paramwise_cfg.custom_keys': {
-            name: {'decay_mult': 0.0} for name in ('pos_embed', 'cls_token', 'norm')
+            name: {'decay_mult': 0.0} for name in ('pos_embed', 'cls_token')
         },
         'train.RandomResize.scale': [2048, 512],
         'train.RandomCrop.crop_size': [512, 512],

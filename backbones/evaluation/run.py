@@ -14,6 +14,8 @@ from backbones.preflight import check_classes, check_evaluator
 from backbones.runner import build_runner
 from backbones.weights.whole_model import load_model_checkpoint
 
+TTA_MODES = ('whole', 'slide')
+
 
 def run_test(
     config: str | Path,
@@ -31,8 +33,8 @@ def run_test(
         config: path of the config.
         checkpoint: path of a checkpoint of this model.
         work_dir: default `work_dirs/<config name>`.
-        tta: several scales and a horizontal flip; a segmenter then sees whole images, as its published multi-scale
-            numbers do.
+        tta: several scales and a horizontal flip; a segmenter then sees whole images, as most published multi-scale
+            numbers do, or what the config's `tta_mode` says ('slide': BEiT and MAE, whose positions have one size).
         out: `.json` for COCO results of a detector, `.zip` for the label PNGs of a segmenter.
         show_dir: folder for overlays, prediction beside ground truth.
         options: dotted config keys to override.
@@ -76,13 +78,18 @@ def use_tta(cfg: Config) -> None:
     """Put `cfg.tta_model` around the model and its views into the test pipeline.
 
     Raises:
-        ValueError: the config has no `tta_model` or no `tta_scales`.
+        ValueError: the config has no `tta_model` or no `tta_scales`, or another `tta_mode` than these two.
     """
     missing = [key for key in ('tta_model', 'tta_scales') if key not in cfg]
     if missing:
         raise ValueError(f'--tta: {cfg.filename} has no {" and no ".join(missing)}; see configs/_base_/runtime_*.py')
     if is_segmenter(cfg):
-        cfg.model.test_cfg = dict(mode='whole')
+        mode = cfg.get('tta_mode', 'whole')
+        if mode not in TTA_MODES:
+            raise ValueError(f'{cfg.filename}: tta_mode={mode!r} is unknown; choose one of {list(TTA_MODES)}')
+        if mode == 'slide' and 'crop_size' not in cfg.model.test_cfg:
+            raise ValueError(f"{cfg.filename}: tta_mode='slide' needs crop_size and stride in model.test_cfg")
+        cfg.model.test_cfg = dict(mode='whole') if mode == 'whole' else dict(cfg.model.test_cfg, mode='slide')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = tta_pipeline(dataset.pipeline, cfg.tta_scales)

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Iterator
 
+import mmengine.optim  # noqa: F401, registers the schedulers
 import numpy as np
 import torch
 from mmengine.config import Config

@@ -13,9 +13,10 @@ OTHER = 'other data'
 SCORES = {'COCO': ('box', 'mask'), 'ADE20K': ('mIoU', 'mIoU_ms')}
 HEADINGS = {'box': 'box AP', 'mask': 'mask AP', 'mIoU': 'mIoU', 'mIoU_ms': 'multi-scale, flip'}
 KEY = (
-    'Scores are those of the publications, in percent, not measured here; a dash is a score that nobody published. '
-    'Counts in italics are ours, the others are printed in the publication, and all are tested. Batch: images per '
-    'optimiser step and, behind the stroke, per GPU; on fewer GPUs the total is kept by accumulation.'
+    'Scores are those of the publications, in percent, not measured here; a dash: none was published. Parameters and '
+    'FLOPs in italics are ours, the others are printed in the publication, and a test counts them all; they compare '
+    'where the image size behind them is the same. Batch: images per optimiser step and, behind the stroke, per GPU; '
+    'on fewer GPUs the total is kept by accumulation.'
 )
 
 
@@ -74,7 +75,7 @@ def _row(path: Path, card: Card, scores: tuple[str, ...], notes: list[str]) -> l
         _count(card.params),
         _count(card.flops),
         *(_score(card, name) for name in scores),
-        f'[{card.table}]({card.source or card.paper})' if card.table else 'ours',
+        _source(card),
         _note(card, notes),
     ]
 
@@ -93,6 +94,13 @@ def _score(card: Card, name: str) -> str:
     if name == 'mIoU' and 'nearest' in score:
         return f'(nearest {score["nearest"]:g})'
     return str(score[name]) if name in score else '-'
+
+
+def _source(card: Card) -> str:
+    code = f'[code]({card.source})' if card.source else ''
+    if card.paper is None:
+        return code or 'ours'
+    return f'[{card.table}]({card.paper})' + (f', {code}' if code else '')
 
 
 def _note(card: Card, notes: list[str]) -> str:
@@ -114,9 +122,12 @@ def overview(configs: Path) -> str:
         if data_of(path) in SCORES:
             key = (path.parent.name, data_of(path), title(path).partition(',')[0])
             groups.setdefault(key, []).append(card_of_file(path))
-    lines = ['| folder | data | model | recipes | published |', '| --- | --- | --- | --- | --- |']
+    lines = ['| folder | data | model | recipes | with a published score | from, to |',
+             '| --- | --- | --- | --- | --- | --- |']
     for (folder, data, model), cards in sorted(groups.items()):
-        row = [f'[{folder}](configs/{folder}/README.md)', data, model, str(len(cards)), _range(cards, data)]
+        scored = str(sum(card.score is not None for card in cards))
+        link = f'[{folder}](configs/{folder}/README.md)'
+        row = [link, data, model, str(len(cards)), scored, _range(cards, data)]
         lines.append('| ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 
@@ -126,5 +137,4 @@ def _range(cards: list[Card], data: str) -> str:
     scores = [card.score[name] for card in cards if card.score and name in card.score]
     if not scores:
         return '-'
-    best = f'{min(scores)} to {max(scores)}' if len(set(scores)) > 1 else str(scores[0])
-    return f'{best} {HEADINGS[name]}, {len(scores)} of them'
+    return ' to '.join(map(str, sorted({min(scores), max(scores)}))) + f' {HEADINGS[name]}'

@@ -12,7 +12,8 @@ card = dict(
     flops='739G at 800 x 1280', score=dict(box=46.3, mask=40.1),
     note=(
         'Appendix A2.2: the settings of Swin with only the backbone changed. Frozen stem, first stage and '
-        "batch norm statistics are mmdetection's defaults; the paper does not say."))
+        "batch norm statistics are mmdetection's defaults, fp16 is that of Swin's code; the paper does not "
+        'say.'))
 checkpoint = 'https://download.pytorch.org/models/resnet50-0676ba61.pth'
 model = dict(
     backbone=dict(

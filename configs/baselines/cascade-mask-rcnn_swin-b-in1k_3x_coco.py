@@ -12,7 +12,8 @@ card = dict(
     warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05,
     no_weight_decay='absolute_pos_embed, norm, relative_position_bias_table',
     decay=None, drop_path=0.3, precision='fp16', train='short side 480..800, long side 1333', test='1333 x 800',
-    params='145M', flops='982G at 800 x 1280', score=dict(box=51.9, mask=45.0))
+    params='145M', flops='982G at 800 x 1280', score=dict(box=51.9, mask=45.0),
+    note='Drop path as in the published code; the paper says 0.2.')
 checkpoint = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_base_patch4_window7_224.pth'
 model = dict(
     backbone=dict(

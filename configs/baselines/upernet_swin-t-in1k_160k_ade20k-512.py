@@ -11,7 +11,8 @@ card = dict(
     warmup='1500 iterations from 1e-06', lr=6e-5, weight_decay=0.01,
     no_weight_decay='absolute_pos_embed, norm, relative_position_bias_table',
     decay=None, drop_path=0.3, precision='fp32', train='2048 x 512 times 0.5..2.0, crop 512 x 512',
-    test='2048 x 512, whole', params='60M', flops='945G at 512 x 2048', score=dict(mIoU=44.51, mIoU_ms=45.81))
+    test='2048 x 512, whole', params='60M', flops='945G at 512 x 2048', score=dict(mIoU=44.51, mIoU_ms=45.81),
+    note='Drop path as in the published code; the paper says 0.2.')
 checkpoint = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth'
 model = dict(
     data_preprocessor=dict(size=(512, 512)),

@@ -12,8 +12,8 @@ card = dict(
     train='short side 480..800, long side 1333', test='1333 x 800', params='146M', flops='964G at 800 x 1280',
     score=None,
     note=(
-        'No score was published. DINOv3 weights of https://arxiv.org/abs/2508.10104 in the recipe of the '
-        'ImageNet-22k weights. Gated download.'))
+        'No score was published. Weights of https://arxiv.org/abs/2508.10104 in the recipe of the '
+        'ImageNet-22k weights of this size. Gated download.'))
 checkpoint = 'dinov3-convnext-base'
 model = dict(
     backbone=dict(

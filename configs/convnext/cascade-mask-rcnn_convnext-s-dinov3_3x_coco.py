@@ -7,13 +7,13 @@ _base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.p
           '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='dinov3-convnext-small', batch=16, per_gpu=2,
-    schedule='36 epochs, steps at 27 and 33', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05,
-    no_weight_decay='convnext', decay='layer_wise 0.8, 12 layers', drop_path=0.6, precision='fp16',
+    schedule='36 epochs, steps at 27 and 33', warmup='500 iterations from 0.001', lr=2e-4, weight_decay=0.05,
+    no_weight_decay='convnext', decay='layer_wise 0.7, 12 layers', drop_path=0.6, precision='fp16',
     train='short side 480..800, long side 1333', test='1333 x 800', params='108M', flops='827G at 800 x 1280',
     score=None,
     note=(
-        'No score was published. DINOv3 weights of https://arxiv.org/abs/2508.10104 in the recipe of the '
-        'ImageNet-22k weights. Gated download.'))
+        'No score was published. Weights of https://arxiv.org/abs/2508.10104 in the recipe of the '
+        'ImageNet-22k weights of this size. Gated download.'))
 checkpoint = 'dinov3-convnext-small'
 model = dict(
     backbone=dict(
@@ -21,4 +21,4 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[96, 192, 384, 768]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.8))
+    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.7))

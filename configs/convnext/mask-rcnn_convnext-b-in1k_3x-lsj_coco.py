@@ -12,8 +12,8 @@ card = dict(
     precision='fp16', train='1024 x 1024 times 0.1..2.0, crop 1024 x 1024', test='1333 x 800, soft-NMS',
     params='108M (ours)', flops='486G at 800 x 1280', score=dict(box=50.3, mask=44.9),
     note=(
-        'Layer decay and drop path are our choice from the published sweep (0.9, 0.95; 0.2 to 0.5); the '
-        'paper prints none per size.'))
+        'Layer decay and drop path are our choice from the published sweep (0.9, 0.95; 0.2 to 0.5), the '
+        'rest as mmdetection has ConvNeXt V2-B; the paper prints none of it per size.'))
 checkpoint = 'https://dl.fbaipublicfiles.com/convnext/convnext_base_1k_224.pth'
 model = dict(
     backbone=dict(

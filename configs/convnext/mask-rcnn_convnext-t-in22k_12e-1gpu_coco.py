@@ -1,7 +1,7 @@
 """Mask R-CNN, ConvNeXt-T (ImageNet-22k), 12 epochs on one GPU, COCO.
 
 One GPU of 24 GB, 2 images at a time, 8 of them accumulated to the total batch of 16; the averaged weights (EMA) are
-the ones evaluated and saved. To freeze the stem and the first stages, add --cfg-options
+the ones evaluated and saved. To freeze the stem and the first two stages, add --cfg-options
 model.backbone.frozen_stages=2.
 python tools/train.py configs/convnext/mask-rcnn_convnext-t-in22k_12e-1gpu_coco.py
 """
@@ -11,8 +11,8 @@ card = dict(
     paper=None, table=None, source=None, init='convnext-t-in22k', batch=16, per_gpu=2,
     schedule='12 epochs, steps at 8 and 11', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05,
     no_weight_decay='convnext', decay='layer_wise 0.95, 6 layers', drop_path=0.2, precision='fp16', ema=2e-4,
-    train='short side 480..800, long side 1333', test='1333 x 800', params='48M (ours)',
-    flops='262G at 800 x 1280 (ours)', score=None,
+    train='short side 480..800, long side 1333', test='1333 x 800', params='48M', flops='262G at 800 x 1280',
+    score=None,
     note=(
         'A recipe of ours for one GPU, no score measured yet. Based on the 3x recipe of ConvNeXt-T, with '
         'less drop path for the shorter training.'))

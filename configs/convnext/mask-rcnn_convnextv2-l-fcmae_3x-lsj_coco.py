@@ -14,8 +14,8 @@ card = dict(
     train='1024 x 1024 times 0.1..2.0, crop 1024 x 1024', test='1333 x 800, soft-NMS', params='217M (ours)',
     flops='875G at 800 x 1280', score=dict(box=54.4, mask=47.7),
     note=(
-        'Layer decay and drop path are our choice from the published sweep (0.9, 0.95; 0.2 to 0.5); the '
-        'paper prints none per size.'))
+        'Layer decay and drop path are our choice from the published sweep (0.9, 0.95; 0.2 to 0.5), the '
+        'rest as mmdetection has ConvNeXt V2-B; the paper prints none of it per size.'))
 model = dict(
     backbone=dict(
         type='backbones.ConvNeXt', arch='large', use_grn=True, drop_path_rate=0.5,

@@ -1,7 +1,7 @@
 """Mask R-CNN, ConvNeXt V2-T (ImageNet-22k, then 1k), 12 epochs on one GPU, COCO.
 
 One GPU of 24 GB, 2 images at a time, 8 of them accumulated to the total batch of 16; the averaged weights (EMA) are
-the ones evaluated and saved. To freeze the stem and the first stages, add --cfg-options
+the ones evaluated and saved. To freeze the stem and the first two stages, add --cfg-options
 model.backbone.frozen_stages=2.
 python tools/train.py configs/convnext/mask-rcnn_convnextv2-t-in22k_12e-1gpu_coco.py
 """

@@ -1,4 +1,4 @@
-"""UperNet, ConvNeXt V2-H (FCMAE, then ImageNet-22k), 160k, ADE20K 640 x 640.
+"""UperNet, ConvNeXt V2-H (FCMAE, then ImageNet-22k and 1k), 160k, ADE20K 640 x 640.
 
 torchrun --nproc_per_node 8 tools/train.py configs/convnext/upernet_convnextv2-h-in22k_160k_ade20k-640.py \
     --launcher pytorch
@@ -13,8 +13,10 @@ card = dict(
     flops='5113G at 640 x 2560', score=dict(mIoU_ms=57.0),
     note=(
         'Learning rate, decay and drop path are our choice from the published sweep (1e-4 to 3e-4; 0.8, '
-        '0.9; 0.1 to 0.4); the paper prints none per size. Weights after supervised fine-tuning, as '
-        'published. --tta: scales 0.75 to 1.25.'))
+        '0.9; 0.1 to 0.4); the paper prints none per size. Stage-wise decay, warm-up, poly and precision '
+        'are those of ConvNeXt-B, the test sees whole images. --tta: the published scales, 0.75 to 1.25; '
+        'the paper does not mention flips. The paper took weights after ImageNet-22k; the published ones '
+        'were trained on ImageNet-1k once more.'))
 model = dict(
     data_preprocessor=dict(size=(640, 640)),
     backbone=dict(

@@ -13,8 +13,9 @@ card = dict(
     flops='1573G at 512 x 2048', score=dict(mIoU_ms=53.7),
     note=(
         'Learning rate, decay and drop path are our choice from the published sweep (1e-4 to 3e-4; 0.8, '
-        '0.9; 0.1 to 0.4); the paper prints none per size. Weights after supervised fine-tuning, as '
-        'published. --tta: scales 0.75 to 1.25.'))
+        '0.9; 0.1 to 0.4); the paper prints none per size. Stage-wise decay, warm-up, poly and precision '
+        'are those of ConvNeXt-B, the test sees whole images. --tta: the published scales, 0.75 to 1.25; '
+        'the paper does not mention flips. Weights after supervised fine-tuning, as published.'))
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(

@@ -1,7 +1,7 @@
 """UperNet, ConvNeXt V2-T (ImageNet-22k, then 1k), 40k on one GPU, ADE20K 512 x 512.
 
 One GPU of 24 GB, 4 images at a time, 4 of them accumulated to the total batch of 16; the averaged weights (EMA) are
-the ones evaluated and saved. To freeze the stem and the first stages, add --cfg-options
+the ones evaluated and saved. To freeze the stem and the first two stages, add --cfg-options
 model.backbone.frozen_stages=2.
 python tools/train.py configs/convnext/upernet_convnextv2-t-in22k_40k-1gpu_ade20k-512.py
 """

@@ -12,7 +12,9 @@ card = dict(
     precision='fp32', frozen=True, train='2048 x 512 times 0.5..2.0, crop 512 x 512',
     test='2048 x 512, slide 512 x 512 by 341 x 341', params='86M (ours)', flops='108G at 512 x 512 (ours)',
     score=dict(mIoU=51.8),
-    note='The cosine begins after the warm-up; in the source it runs from the first step. Gated download.')
+    note=(
+        'The source has no limit for the long side, and draws hues from a wider range. Read in copies of '
+        'the config file. Gated download.'))
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(

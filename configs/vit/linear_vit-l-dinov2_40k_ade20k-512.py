@@ -14,7 +14,8 @@ card = dict(
     score=dict(mIoU=47.7),
     note=(
         'Crops of 512 are padded to 518, 37 patches, with ignored labels at two sides; the source pads all '
-        'four and stretches the result, and has no limit for the long side.'))
+        'four and stretches the result, and has no limit for the long side. Read in copies of the config '
+        'file, which is not in its repository.'))
 model = dict(
     data_preprocessor=dict(size=(518, 518), test_cfg=dict(size_divisor=14)),
     backbone=dict(

@@ -1,4 +1,4 @@
-"""Mask R-CNN, ViT-B (DINOv3) as ViTDet, 100 epochs, COCO.
+"""Mask R-CNN, ViT-B (DINOv3, global attention) as ViTDet, 100 epochs, COCO.
 
 torchrun --nnodes 8 --nproc_per_node 8 tools/train.py configs/vit/mask-rcnn_vitdet-b-dinov3_100e_coco.py \
     --launcher pytorch
@@ -12,9 +12,9 @@ card = dict(
     train='1024 x 1024 times 0.1..2.0, crop 1024 x 1024', test='1024 x 1024', params='111M (ours)',
     flops='1018G at 1024 x 1024 (ours)', score=None,
     note=(
-        'No score was published. Weights of https://arxiv.org/abs/2508.10104 in the MAE recipe; rotary '
-        'positions have no windows, so every block is global and recomputed in the backward pass. Gated '
-        'download.'))
+        'No score was published. Weights of https://arxiv.org/abs/2508.10104 in the MAE recipe. This '
+        'backbone has rotary positions for global attention only, so every block is global, and recomputed '
+        'in the backward pass; the final norm of the weights is kept. Gated download.'))
 checkpoint = 'dinov3-vitb16'
 model = dict(
     backbone=dict(

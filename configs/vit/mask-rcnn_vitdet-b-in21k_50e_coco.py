@@ -14,7 +14,7 @@ card = dict(
     params='111M (ours)', flops='837G at 1024 x 1024 (ours)', score=dict(box=47.8, mask=42.6),
     note=(
         'Values of Table 11; no relative positions, as in Table 4. The paper does not say whose weights it '
-        'took: these are AugReg, trained on images in [-1, 1].'))
+        'took: these are AugReg, trained on images in [-1, 1] and fed with such.'))
 checkpoint = 'vit-b-augreg-in21k'
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),

@@ -1,7 +1,7 @@
 """Mask R-CNN, ViT-B (MAE) as ViTDet, 12 epochs on one GPU, COCO.
 
 One GPU of 24 GB, 2 images at a time, 8 of them accumulated to the total batch of 16; the averaged weights (EMA) are
-the ones evaluated and saved. To freeze the stem and the first stages, add --cfg-options
+the ones evaluated and saved. To freeze the patches and the first six blocks, add --cfg-options
 model.backbone.frozen_stages=6.
 python tools/train.py configs/vit/mask-rcnn_vitdet-b-mae_12e-1gpu_coco.py
 """
@@ -11,8 +11,8 @@ card = dict(
     paper=None, table=None, source=None, init='vit-b-mae', batch=16, per_gpu=2,
     schedule='12 epochs, steps at 8 and 11', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.1,
     no_weight_decay='vitdet', decay='layer_wise 0.7, 12 layers', drop_path=0.1, precision='fp16', ema=2e-4,
-    train='1024 x 1024 times 0.1..2.0, crop 1024 x 1024', test='1024 x 1024', params='111M (ours)',
-    flops='840G at 1024 x 1024 (ours)', score=None,
+    train='1024 x 1024 times 0.1..2.0, crop 1024 x 1024', test='1024 x 1024', params='111M',
+    flops='0.8T at 1024 x 1024', score=None,
     note=(
         'A recipe of ours for one GPU, no score measured yet. Based on the 100-epoch recipe of ViTDet-B, '
         'with a quarter of its batch.'))

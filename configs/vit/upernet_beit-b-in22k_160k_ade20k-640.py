@@ -23,5 +23,6 @@ model = dict(
         type='backbones.Feature2Pyramid', in_channels=768, norm_cfg=dict(type='SyncBN', eps=1e-5, requires_grad=True)),
     decode_head=dict(in_channels=[768] * 4, channels=768), auxiliary_head=dict(in_channels=768),
     test_cfg=dict(mode='slide', crop_size=(640, 640), stride=(426, 426)))
+tta_mode = 'slide'
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=3e-5), paramwise_cfg=dict(decay_rate=0.9))

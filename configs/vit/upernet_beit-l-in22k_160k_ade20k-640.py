@@ -27,5 +27,6 @@ model = dict(
     decode_head=dict(in_channels=[1024] * 4, channels=1024), auxiliary_head=dict(in_channels=1024),
     test_cfg=dict(mode='slide', crop_size=(640, 640), stride=(426, 426)))
 train_dataloader = dict(batch_size=1)
+tta_mode = 'slide'
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-5), paramwise_cfg=dict(decay_rate=0.95))

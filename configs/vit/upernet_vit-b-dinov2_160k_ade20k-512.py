@@ -11,8 +11,8 @@ card = dict(
     train='2048 x 512 times 0.5..2.0, crop 512 x 512', test='2048 x 512, slide 518 x 518 by 341 x 341',
     params='163M (ours)', flops='817G at 518 x 518 (ours)', score=None,
     note=(
-        "No score was published for a fine-tuned UperNet. Values of BEiT's recipe; crops of 512 are padded "
-        'to 518, 37 patches.'))
+        "No score was published for a fine-tuned UperNet. Values of BEiT's recipe for a model of this size; "
+        'crops of 512 are padded to 518, 37 patches, and the final norm of the weights is on all four taps.'))
 checkpoint = 'dinov2-vitb14'
 model = dict(
     data_preprocessor=dict(size=(518, 518), test_cfg=dict(size_divisor=14)),

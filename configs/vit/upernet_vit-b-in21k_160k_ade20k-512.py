@@ -12,7 +12,8 @@ card = dict(
     params='163M (ours)', flops='605G at 512 x 512 (ours)', score=None,
     note=(
         'Nobody published layer-wise decay for these weights: the values are those of BEiT fine-tuned with '
-        'ImageNet-22k labels, the nearest published recipe. AugReg weights, trained on images in [-1, 1].'))
+        'ImageNet-22k labels, the nearest published recipe, at crops of 512. AugReg weights, trained on '
+        'images in [-1, 1] and fed with such.'))
 checkpoint = 'vit-b-augreg-in21k'
 model = dict(
     data_preprocessor=dict(size=(512, 512), mean=[127.5] * 3, std=[127.5] * 3),

@@ -1,7 +1,7 @@
 """UperNet, ViT-B (ImageNet-21k), 40k on one GPU, ADE20K 512 x 512.
 
 One GPU of 24 GB, 4 images at a time, 4 of them accumulated to the total batch of 16; the averaged weights (EMA) are
-the ones evaluated and saved. To freeze the stem and the first stages, add --cfg-options
+the ones evaluated and saved. To freeze the patches and the first six blocks, add --cfg-options
 model.backbone.frozen_stages=6.
 python tools/train.py configs/vit/upernet_vit-b-in21k_40k-1gpu_ade20k-512.py
 """
@@ -15,7 +15,8 @@ card = dict(
     params='127M (ours)', flops='340G at 512 x 512 (ours)', score=None,
     note=(
         "A recipe of ours for one GPU, no score measured yet. Based on BEiT's 160k recipe, with twice its "
-        'learning rate for the shorter training. AugReg weights, trained on images in [-1, 1].'))
+        'learning rate for the shorter training, crops of 512 and heads of 512 channels. AugReg weights, '
+        'trained on images in [-1, 1] and fed with such.'))
 model = dict(
     data_preprocessor=dict(size=(512, 512), mean=[127.5] * 3, std=[127.5] * 3),
     backbone=dict(

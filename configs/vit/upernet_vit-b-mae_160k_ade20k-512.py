@@ -5,15 +5,16 @@ torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-b-mae_160k_ad
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
           '../_base_/optimizers/vit_beit.py', '../_base_/runtime_seg.py']
 card = dict(
-    paper='https://arxiv.org/abs/2111.06377', table='README',
+    paper='https://github.com/implus/mae_segmentation/blob/7238fd2/README.md',
+    table='README',
     source='https://github.com/implus/mae_segmentation/blob/7238fd2/configs/mae/upernet_mae_base_12_512_slide_160k_ade20k.py',
-    init='mae_pretrain_vit_base.pth', batch=16, per_gpu=2, schedule='160000 iterations, poly 1.0 to 0',
+    init='vit-b-mae', batch=16, per_gpu=2, schedule='160000 iterations, poly 1.0 to 0',
     warmup='1500 iterations from 1e-06', lr=1e-4, weight_decay=0.05, no_weight_decay='beit',
     decay='layer_wise 0.65, 12 layers', drop_path=0.1, precision='fp16',
     train='2048 x 512 times 0.5..2.0, crop 512 x 512', test='2048 x 512, slide 512 x 512 by 341 x 341',
     params='163M (ours)', flops='605G at 512 x 512 (ours)', score=dict(mIoU=48.15),
-    note="Biases on queries, keys and values as in MAE's weights. The paper prints 48.1.")
-checkpoint = 'https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth'
+    note='The run of a third party; the MAE paper (https://arxiv.org/abs/2111.06377) prints 48.1.')
+checkpoint = 'vit-b-mae'
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
@@ -24,5 +25,6 @@ model = dict(
         type='backbones.Feature2Pyramid', in_channels=768, norm_cfg=dict(type='SyncBN', eps=1e-5, requires_grad=True)),
     decode_head=dict(in_channels=[768] * 4, channels=768), auxiliary_head=dict(in_channels=768),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+tta_mode = 'slide'
 optim_wrapper = dict(
     type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.65))

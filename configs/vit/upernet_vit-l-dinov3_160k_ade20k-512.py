@@ -11,8 +11,8 @@ card = dict(
     train='2048 x 512 times 0.5..2.0, crop 512 x 512', test='2048 x 512, slide 512 x 512 by 341 x 341',
     params='439M (ours)', flops='1248G at 512 x 512 (ours)', score=None,
     note=(
-        "No score was published for a fine-tuned UperNet. Values of BEiT's recipe for a model of this size. "
-        'Gated download.'))
+        "No score was published for a fine-tuned UperNet. Values of BEiT's recipe for a model of this size "
+        'at crops of 512; the final norm of the weights is on all four taps. Gated download.'))
 checkpoint = 'dinov3-vitl16'
 model = dict(
     data_preprocessor=dict(size=(512, 512)),

@@ -1,6 +1,7 @@
 """COCO 2017, large-scale jittering 0.1..2.0 on a 1024 x 1024 canvas (https://arxiv.org/abs/2012.07177), as ViTDet.
 
-The model pads to 1024 after normalisation (`data_preprocessor.pad_size_divisor`), as detectron2's `square_pad` does.
+ViTDet pads to 1024 after normalisation (`data_preprocessor.pad_size_divisor`), as detectron2's `square_pad` does; the
+others pad to a multiple of 32. Images whose objects were all cropped away stay as negatives, as there.
 https://github.com/facebookresearch/detectron2/blob/02b5c4e/projects/ViTDet/configs/common/coco_loader_lsj.py
 """
 data_root = 'data/coco/'

@@ -3,6 +3,7 @@
 Simple feature pyramid, two convolutions in the RPN, a 4conv1fc box head and a mask head with LayerNorm, L1 losses:
 https://github.com/facebookresearch/detectron2/blob/02b5c4e/configs/common/models/mask_rcnn_vitdet.py and, for what it
 inherits, https://github.com/facebookresearch/detectron2/blob/02b5c4e/configs/common/models/mask_rcnn_fpn.py.
+The paper says that the RPN's convolutions have a LayerNorm (A.2); its code has none there, and so here.
 A leaf gives `model.backbone` and `model.neck.in_channels`. Images are padded to 1024 x 1024 after normalisation.
 """
 norm_cfg = dict(type='backbones.LN2d', eps=1e-6)
