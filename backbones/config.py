@@ -18,6 +18,7 @@ OWN_KEYS = {
     'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'total_batch', 'tta_mode', 'tta_model',
     'tta_scales',
 }
+AMP_KEYS = ('dtype', 'loss_scale', 'use_fsdp')  # what AmpOptimWrapper takes and OptimWrapper does not
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -43,6 +44,10 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
+    if options.get('optim_wrapper.type') == 'OptimWrapper':  # fp32: what mixed precision alone takes goes, too
+        for key in AMP_KEYS:
+            if f'optim_wrapper.{key}' not in options:
+                cfg.optim_wrapper.pop(key, None)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     in_the_way = [place for place in (Path(cfg.work_dir), *Path(cfg.work_dir).parents) if place.is_file()]
     if in_the_way:

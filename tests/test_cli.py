@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from backbones.cli import add_overrides, run_tool
 
@@ -77,3 +80,19 @@ def test_the_code_of_a_tool_is_passed_on(result: int | None, code: int | None) -
     with pytest.raises(SystemExit) as stop:
         run_tool(lambda: result)
     assert stop.value.code == code
+
+
+def test_a_process_of_several_ends_after_its_exit_handlers_and_without_destructors() -> None:
+    code = (
+        'import atexit, torch.distributed as dist\n'
+        'from backbones.cli import run_tool\n'
+        'atexit.register(print, "handler ran")\n'
+        'class Late:\n'
+        '    def __del__(self): print("torn down")\n'
+        'late = Late()\n'
+        'dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)\n'
+        'run_tool(lambda: 3)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split('\n')[0]) == (3, 'handler ran'), done.stderr
+    assert 'torn down' not in done.stdout

@@ -16,8 +16,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmseg.structures import SegDataSample
 
 from backbones.config import load_config
+from backbones.evaluation.run import run_test, use_tta
 from backbones.flops import on_meta
 from backbones.preflight import check_model
+from backbones.recipes.keys import check_config
 
 LEAVES = sorted(p for p in (ROOT / 'configs').glob('*/*.py') if p.parent.name != '_base_')
 FRAGMENTS = sorted((ROOT / 'configs' / '_base_').rglob('*.py'))
@@ -135,3 +137,31 @@ def test_views_of_test_time_augmentation_tell_whether_they_are_flipped() -> None
     for path in LEAVES:
         pack = Config.fromfile(path).test_dataloader.dataset.pipeline[-1]
         assert 'flip' in pack.get('meta_keys', ('flip',)), path
+
+
+def test_fp32_by_one_option_takes_what_only_mixed_precision_has_along() -> None:
+    for name in ('convnext/mask-rcnn_convnext-t-in1k_3x_coco', 'vit/mask-rcnn_vitdet-b-mae_100e_coco'):
+        cfg = load_config(ROOT / f'configs/{name}.py', {'optim_wrapper.type': 'OptimWrapper'})
+        assert 'dtype' not in cfg.optim_wrapper
+        check_config(cfg)
+
+
+def test_a_dead_key_is_refused_before_a_test_looks_for_its_checkpoint() -> None:
+    with pytest.raises(ValueError, match=r"score_threshold=0\.5: .* did you mean 'score_thr'"):
+        run_test(ROOT / 'configs/small/mask-rcnn_convnext_demo.py', 'nope.pth',
+                 options={'model.test_cfg.rcnn.score_threshold': 0.5})
+
+
+def test_the_multi_scale_test_slides_where_the_config_says_so_and_sees_whole_images_otherwise() -> None:
+    sliding = load_config(ROOT / 'configs/vit/upernet_beit-b-in22k_160k_ade20k-640.py')
+    use_tta(sliding)
+    assert sliding.model.module.test_cfg == dict(mode='slide', crop_size=(640, 640), stride=(426, 426))
+    whole = load_config(ROOT / 'configs/convnext/upernet_convnext-t-in1k_160k_ade20k-512.py')
+    use_tta(whole)
+    assert whole.model.module.test_cfg == dict(mode='whole')
+
+
+def test_an_unknown_mode_of_the_multi_scale_test_is_refused() -> None:
+    cfg = load_config(ROOT / 'configs/vit/upernet_beit-b-in22k_160k_ade20k-640.py', {'tta_mode': 'tiles'})
+    with pytest.raises(ValueError, match=r"tta_mode='tiles' is unknown; choose one of \['whole', 'slide'\]"):
+        use_tta(cfg)

@@ -33,7 +33,10 @@ def check(configs: list[Path], count: bool) -> int:
 
     configs, total = configs or leaves(), 0
     for number, path in enumerate(configs, 1):
-        found = findings(path, count)
+        try:
+            found = findings(path, count)
+        except ValueError as error:  # of one config; the others are checked all the same
+            found = [str(error)]
         total += len(found)
         place = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         count_so_far = f'{number:{len(str(len(configs)))}}/{len(configs)}'

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator
+from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
 from backbones.weights.whole_model import load_model_checkpoint
 
@@ -48,6 +49,7 @@ def run_test(
     """
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
+    check_config(cfg)
     cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
     wanted = '.zip' if is_segmenter(cfg) else '.json'

@@ -7,7 +7,7 @@ import difflib
 import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config, ConfigDict
 
@@ -130,11 +130,12 @@ def _checked(given: object, source: object) -> Card:
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
+            hint = f'; did you mean {near[0]!r}?' if near else '.'
             raise ValueError(f'card of {source} has the unknown key {key!r}{hint} Allowed are {sorted(known)}')
     missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
     if missing:
         raise ValueError(f'card of {source} lacks {missing}; state each, None where there is nothing to state')
+    _check_kinds(given, source)
     card = Card(**given)
     unknown = set(card.score or {}) - set(SCORES)
     if unknown:
@@ -142,6 +143,24 @@ def _checked(given: object, source: object) -> Card:
     read_count(card.params)
     read_flops(card.flops)
     return card
+
+
+def _check_kinds(given: dict[str, Any], source: object) -> None:
+    """Refuse values of another kind than the annotations of `Card` state."""
+    for name, kind in get_type_hints(Card).items():
+        value = given.get(name)
+        kinds = tuple(get_origin(choice) or choice for choice in get_args(kind) or (kind,))
+        accepted = (*kinds, int) if float in kinds else kinds
+        fine = isinstance(value, accepted) and (not isinstance(value, bool) or bool in kinds)
+        if name in given and not fine:
+            words = ' or '.join('None' if choice is type(None) else choice.__name__ for choice in kinds)
+            raise ValueError(f'card of {source}: {name}={value!r} must be {words}')
+    for name in ('batch', 'per_gpu'):
+        if given[name] < 1:
+            raise ValueError(f'card of {source}: {name}={given[name]} must be 1 or more')
+    for name, value in (given['score'] or {}).items():
+        if not isinstance(value, int | float):
+            raise ValueError(f'card of {source}: score has {name}={value!r}, which is no number')
 
 
 def read_count(text: str) -> Count:
@@ -154,7 +173,7 @@ def read_count(text: str) -> Count:
 
 def read_flops(text: str) -> tuple[Count, tuple[int, int]]:
     """Read '262G at 800 x 1280', with ' (ours)' behind it or not: the count, and rows and columns of the image."""
-    found = re.fullmatch(r'(\S+) at (\d+) x (\d+)( \(ours\))?', text)
+    found = re.fullmatch(r'(\S+) at ([1-9]\d*) x ([1-9]\d*)( \(ours\))?', text)
     if found is None:
         raise ValueError(f"{text!r} is no count of FLOPs; write it like '262G at 800 x 1280'")
     return read_count(found[1] + (found[4] or '')), (int(found[2]), int(found[3]))

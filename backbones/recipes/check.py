@@ -39,7 +39,7 @@ def findings(path: Path, count: bool = True) -> list[str]:
     try:
         card = read_card(cfg)
     except ValueError as error:
-        return [str(error)]
+        return [str(error), *key_findings(cfg), *combination_findings(cfg)]
     found = [*form_findings(path, card), *key_findings(cfg), *combination_findings(cfg)]
     if found:  # what is no valid config cannot be compared
         return found
@@ -81,8 +81,8 @@ def fact_findings(cfg: Config, card: Card) -> Iterator[str]:
     """Where the config does something else than its card says."""
     try:
         done = facts(cfg)
-    except ValueError as error:
-        yield str(error)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        yield f'what the config does cannot be worked out ({type(error).__name__}: {error}); state it as the recipes do'
         return
     for name, value in done.items():
         said = getattr(card, name)
@@ -105,7 +105,7 @@ def count_findings(cfg: Config, card: Card) -> Iterator[str]:
     counted = count_macs(model, size).total
     if abs(counted - said.value) > flops_tolerance(said):
         yield (
-            f'flops: the card prints {card.flops} and the model needs {counted / 1e9:,.1f}G multiply-adds; correct one '
+            f'flops: the card prints {card.flops} and the model needs {counted / 1e9:,.4g}G multiply-adds; correct one '
             'of them'
         )
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from backbones.config import is_segmenter
 from backbones.flops import on_meta
+from backbones.recipes.schedule import schedulers
 
 PRECISIONS = {'float16': 'fp16', 'bfloat16': 'bf16'}
 DEPTH_METHODS = {'layer_wise': 'get_layer_depth', 'stage_wise': 'get_stage_depth'}
@@ -62,7 +63,7 @@ def schedule_of(cfg: Config) -> str:
     """Length of the training and the shape of the learning rate after the warm-up."""
     loop = cfg.train_cfg
     length = f'{loop.max_epochs} epochs' if 'max_epochs' in loop else f'{loop.max_iters} iterations'
-    shapes = [_shape(scheduler) for scheduler in cfg.param_scheduler if not _is_warmup(scheduler)]
+    shapes = [_shape(scheduler) for scheduler in schedulers(cfg) if not _is_warmup(scheduler)]
     return ', '.join([length, *shapes])
 
 
@@ -83,7 +84,7 @@ def _shape(scheduler: dict) -> str:
 
 def warmup_of(cfg: Config) -> str | None:
     """Iterations and first factor of the warm-up."""
-    for scheduler in cfg.param_scheduler:
+    for scheduler in schedulers(cfg):
         if _is_warmup(scheduler):
             unit = 'epochs' if scheduler.get('by_epoch', True) else 'iterations'
             return f'{scheduler["end"]} {unit} from {scheduler.get("start_factor", 1 / 3):g}'

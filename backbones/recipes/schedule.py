@@ -17,10 +17,17 @@ from backbones.known_images import known_images
 ZERO_SHARE = 0.01  # of the iterations may have a learning rate of zero: the last of a decay to zero has
 
 
+def schedulers(cfg: Config) -> list[dict]:
+    """The schedulers of a config, which may state none, one, or a list of them."""
+    given = cfg.get('param_scheduler') or []
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
 def steps_per_epoch(cfg: Config) -> int:
     """Optimiser steps of an epoch; of a data set of unknown size, those of 1000 batches."""
-    known = known_images(cfg.train_dataloader.dataset)
-    batch = cfg.get('total_batch') or cfg.train_dataloader.batch_size
+    loader = cfg.get('train_dataloader') or {}
+    known = known_images(loader.get('dataset') or {})
+    batch = cfg.get('total_batch') or loader.get('batch_size')
     return -(-known[0] // batch) if known else 1000
 
 
@@ -32,22 +39,22 @@ def total_steps(cfg: Config) -> int:
 
 def lr_factors(cfg: Config) -> np.ndarray:
     """Learning rate over base learning rate of every step, (steps,)."""
-    schedulers = [dict(scheduler) for scheduler in cfg.param_scheduler]
-    return _simulated(json.dumps(schedulers, sort_keys=True), total_steps(cfg), steps_per_epoch(cfg))
+    settings = json.dumps([dict(scheduler) for scheduler in schedulers(cfg)], sort_keys=True)
+    return _simulated(settings, total_steps(cfg), steps_per_epoch(cfg))
 
 
 @functools.cache
-def _simulated(schedulers: str, steps: int, epoch: int) -> np.ndarray:
+def _simulated(settings: str, steps: int, epoch: int) -> np.ndarray:
     """Step MMEngine's schedulers as its ParamSchedulerHook does: after every iteration, or after every epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     by_iteration, by_epoch = [], []
-    for settings in json.loads(schedulers):
-        converts = settings.pop('convert_to_iter_based', False)
-        kind = PARAM_SCHEDULERS.get(settings.pop('type'))
+    for arguments in json.loads(settings):
+        converts = arguments.pop('convert_to_iter_based', False)
+        kind = PARAM_SCHEDULERS.get(arguments.pop('type'))
         if converts:
-            built = kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch, **settings)
+            built = kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch, **arguments)
         else:
-            built = kind(optimizer=optimizer, **settings)
+            built = kind(optimizer=optimizer, **arguments)
         (by_epoch if built.by_epoch else by_iteration).append(built)
     optimizer.step()  # torch warns of a scheduler that steps first
     factors = np.empty(steps)
@@ -65,7 +72,7 @@ def schedule_findings(cfg: Config) -> Iterator[str]:
     """Say where the schedule and the training do not fit: ends, stretches of zero, rates above the base rate."""
     steps, epoch = total_steps(cfg), steps_per_epoch(cfg)
     ends = []
-    for place, scheduler in enumerate(cfg.param_scheduler):
+    for place, scheduler in enumerate(schedulers(cfg)):
         unit = epoch if scheduler.get('by_epoch', True) else 1
         begin, end = scheduler.get('begin', 0) * unit, scheduler.get('end')
         ends.append(steps if end is None else end * unit)

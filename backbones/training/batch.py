@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from backbones.registry import SCOPE
@@ -167,13 +168,34 @@ def check_built(plan: BatchPlan, model: nn.Module, dataloader: DataLoader, keeps
             f'say {remedy} and choose a learning rate that fits, or sample without end by '
             "train_dataloader.sampler.type='InfiniteSampler' in an iteration-based run"
         )
-    synced = sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    if not synced or plan.accumulate == 1:
+    _check_pooled_norms(plan, model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not norms or plan.accumulate == 1:
         return []
+    seen = max(_images_of(norm, plan) for norm in norms)
     return [
-        f'{synced} SyncBN layers take their statistics from {plan.processes * plan.per_gpu} images at a time, not from '
+        f'{len(norms)} batch norms take their statistics from {_count(seen, "image")} at a time, not from '
         f'{plan.total}: accumulation keeps the gradients of a step, not the statistics'
     ]
+
+
+def _images_of(norm: nn.Module, plan: BatchPlan) -> int:
+    """Images that a batch norm takes its statistics from."""
+    return plan.per_gpu * (plan.processes if isinstance(norm, nn.SyncBatchNorm) else 1)
+
+
+def _check_pooled_norms(plan: BatchPlan, model: nn.Module) -> None:
+    """Refuse one image at a time where a head normalises a map pooled to one pixel; torch would in the first step."""
+    for name, module in model.named_modules():
+        pooled = isinstance(module, nn.Sequential) and isinstance(next(iter(module), None), nn.AdaptiveAvgPool2d)
+        if not pooled or module[0].output_size not in (1, (1, 1)):
+            continue
+        if any(isinstance(norm, _BatchNorm) and _images_of(norm, plan) == 1 for norm in module.modules()):
+            raise ValueError(
+                f'model.{name} pools the map to 1 x 1 and normalises over the batch: with one image at a time there is '
+                'one value per channel, which cannot be trained; set train_dataloader.batch_size=2 or more (the total '
+                'batch is kept), or start two or more GPUs with SyncBN'
+            )
 
 
 class SameBatchHook(Hook):

@@ -35,6 +35,7 @@ class _AccumulatingTrainLoop:
             raise ValueError(f'train_cfg.accumulate={accumulate!r}: give the passes per optimiser step, 1 or more')
         super().__init__(runner, dataloader, **kwargs)
         self.accumulate = accumulate
+        self.images_per_pass = -(-self.dataloader.batch_sampler.batch_size // accumulate)
 
     def run(self) -> nn.Module:
         """Train.
@@ -51,7 +52,7 @@ class _AccumulatingTrainLoop:
 
     def train_step(self, data_batch: Any) -> dict[str, Tensor | float]:
         """Run the model on the chunks of a batch, step once, return the mean of what the chunks would have logged."""
-        chunks = split_batch(data_batch, self.accumulate)
+        chunks = split_batch(data_batch, self.images_per_pass)
         optim_wrapper = self.runner.optim_wrapper
         # Counted anew for every step, as the last batch of an epoch may have fewer chunks: the wrapper divides each
         # loss by their number, lets DDP communicate with the last one only, and steps after it. It takes the number in
@@ -85,12 +86,12 @@ class AccumulatingIterBasedTrainLoop(_AccumulatingTrainLoop, IterBasedTrainLoop)
         self._iter += 1
 
 
-def split_batch(data_batch: Any, accumulate: int) -> list[dict[str, list]]:
-    """Split a collated batch into `accumulate` chunks, or as many as it has images; chunk k has images k::accumulate.
+def split_batch(data_batch: Any, images_per_pass: int) -> list[dict[str, list]]:
+    """Split a collated batch into as few chunks as possible, n of them; chunk k has images k::n.
 
     Args:
         data_batch: a dict of lists with one entry per image, such as `inputs` and `data_samples`.
-        accumulate: number of chunks; their sizes differ by one image at most.
+        images_per_pass: most images of a chunk; the sizes of chunks differ by one image at most.
 
     Raises:
         ValueError: the batch is anything else.
@@ -110,7 +111,7 @@ def split_batch(data_batch: Any, accumulate: int) -> list[dict[str, list]]:
     count = min(lengths.values())
     if count == 0 or len(set(lengths.values())) > 1:
         raise ValueError(f'a batch must have one entry per image in each of its lists; their lengths are {lengths}')
-    chunks = min(accumulate, count)
+    chunks = -(-count // images_per_pass)
     return [{key: list(value[k::chunks]) for key, value in data_batch.items()} for k in range(chunks)]
 
 

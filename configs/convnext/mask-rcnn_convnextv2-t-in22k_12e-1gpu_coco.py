@@ -2,7 +2,7 @@
 
 One GPU of 24 GB, 2 images at a time, 8 of them accumulated to the total batch of 16; the averaged weights (EMA) are
 the ones evaluated and saved. To freeze the stem and the first two stages, add --cfg-options
-model.backbone.frozen_stages=2.
+model.backbone.frozen_stages=2
 python tools/train.py configs/convnext/mask-rcnn_convnextv2-t-in22k_12e-1gpu_coco.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_12e.py',

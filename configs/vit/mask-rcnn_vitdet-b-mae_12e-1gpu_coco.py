@@ -2,7 +2,7 @@
 
 One GPU of 24 GB, 2 images at a time, 8 of them accumulated to the total batch of 16; the averaged weights (EMA) are
 the ones evaluated and saved. To freeze the patches and the first six blocks, add --cfg-options
-model.backbone.frozen_stages=6.
+model.backbone.frozen_stages=6
 python tools/train.py configs/vit/mask-rcnn_vitdet-b-mae_12e-1gpu_coco.py
 """
 _base_ = ['../_base_/models/mask_rcnn_vitdet.py', '../_base_/datasets/coco_lsj.py', '../_base_/schedules/coco_12e.py',

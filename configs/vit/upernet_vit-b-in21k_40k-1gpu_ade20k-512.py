@@ -2,7 +2,7 @@
 
 One GPU of 24 GB, 4 images at a time, 4 of them accumulated to the total batch of 16; the averaged weights (EMA) are
 the ones evaluated and saved. To freeze the patches and the first six blocks, add --cfg-options
-model.backbone.frozen_stages=6.
+model.backbone.frozen_stages=6
 python tools/train.py configs/vit/upernet_vit-b-in21k_40k-1gpu_ade20k-512.py
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_40k.py',

@@ -61,7 +61,7 @@ def test_a_group_has_one_orientation_until_the_epoch_runs_out_of_pairs() -> None
     data, found = Sizes(400), batches(400, 8, group_size=2)
     mixed = [
         len({data.landscape[index] for index in chunk['inputs']}) > 1
-        for batch in found for chunk in split_batch(dict(inputs=batch), 4)
+        for batch in found for chunk in split_batch(dict(inputs=batch), 2)
     ]
     assert len(mixed) == 200 and sum(mixed) <= 4 and not any(mixed[:-16])
 
@@ -79,7 +79,7 @@ def test_the_groups_of_a_step_are_those_of_four_processes(processes: int, accumu
     here = [batches(160, 2 * accumulate, (rank, processes), group_size=2) for rank in range(processes)]
     for step in range(len(four[0])):
         for rank in range(processes):
-            chunks = split_batch(dict(inputs=here[rank][step]), accumulate)
+            chunks = split_batch(dict(inputs=here[rank][step]), 2)
             for k, chunk in enumerate(chunks):
                 assert chunk['inputs'] == four[rank + processes * k][step]
 

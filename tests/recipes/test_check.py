@@ -65,6 +65,12 @@ def test_a_config_is_what_its_card_says(path: Path) -> None:
     (MASK, 'card = dict(', 'card = dict(warm_up=3, ', "unknown key 'warm_up'; did you mean 'warmup'?"),
     (MASK, "params='48M'", "params='48 million'", "'48 million' is no printed count"),
     (MASK, 'score=dict(box=', 'score=dict(boxes=', "score has the unknown names ['boxes']"),
+    (MASK, 'score=dict(box=46.2', "score=dict(box='46.2'", "score has box='46.2', which is no number"),
+    (MASK, "params='48M'", 'params=48000000', 'params=48000000 must be str'),
+    (MASK, 'batch=16, ', "batch='16', ", "batch='16' must be int"),
+    (MASK, 'per_gpu=2, ', 'per_gpu=0, ', 'per_gpu=0 must be 1 or more'),
+    (MASK, 'at 800 x 1280', 'at 0 x 1280', 'is no count of FLOPs'),
+    (MASK, 'optim_wrapper =', 'train_dataloader = None\noptim_wrapper =', 'what the config does cannot be worked out'),
 ])  # fmt: skip
 def test_a_difference_is_reported(
     changed: Callable[[str, str, str], Path], leaf: str, old: str, new: str, finding: str

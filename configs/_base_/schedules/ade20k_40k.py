@@ -1,5 +1,6 @@
-"""ADE20K, 40,000 iterations of DINOv2's linear evaluation: total batch 16, warm-up 1500, poly 1.0 to 0.
+"""ADE20K, 40,000 iterations: total batch 16, warm-up 1500, poly 1.0 to 0.
 
+Those of DINOv2's linear evaluation; our recipes for one GPU take them as well.
 https://github.com/facebookresearch/dinov2/blob/0cb13e0/notebooks/semantic_segmentation.ipynb
 """
 total_batch = 16
