@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
@@ -33,14 +34,17 @@ def parse_bytes(text: str) -> int:
     """Read a size such as 24G, 24GB, 24GiB or 24000M; cards are sold in GiB, so a bare G counts as GiB.
 
     Raises:
-        ValueError: it is none, or zero.
+        ValueError: it is none, or less than a MiB, which has forgotten its unit.
     """
     found = re.fullmatch(r'(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?', text.strip().upper())
     if found is None or float(found[1]) == 0:
         raise ValueError(f'{text!r} is no size of memory; write it like 24G, 24GiB or 24000M')
     binary = found[3] == 'IB' or (found[2] == 'G' and not found[3])
     factor = 1024 ** 'KMGT'.index(found[2]) * 1024 if binary and found[2] else UNITS[found[2]]
-    return int(float(found[1]) * factor)
+    count = int(float(found[1]) * factor)
+    if count < 2**20:
+        raise ValueError(f'{text!r} is a memory of less than 1 MiB; is {found[1]}G meant?')
+    return count
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -75,7 +79,8 @@ def budget(
         progress: gets a line about what comes next.
 
     Returns:
-        `config`, `params`, `macs` at `train` and `test` size, `memory` of a step, `batch`, `epoch`, and `fits`.
+        `config`, `params`, `macs` at `train` and `test` size, `memory` of a step, `batch`, `epoch`, and `fits`; the
+        last four are None and `missing` says why where the config does not say how it trains.
 
     Raises:
         ValueError: the config cannot be composed, built or counted; `measure` is negative.
@@ -83,22 +88,30 @@ def budget(
     if measure < 0:
         raise ValueError(f'--measure {measure} must be the number of training steps to time, 0 for none')
     cfg = load_config(config, options)
+    if measure and _batch_missing(cfg):
+        raise ValueError(f'--measure {measure} times training steps, but {_batch_missing(cfg)}')
     model = _build(cfg)
     sizes = image_sizes(cfg) if size is None else ImageSizes(size, size, size)
-    plan = plan_batch(cfg, processes=1)
     progress('counting')
+    with _countable(cfg, model):
+        report = dict(
+            config=str(config),
+            params=count_params(model).as_dict(),
+            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            macs={name: dict(size=list(size), **count_macs(model, size).as_dict())
+                  for name, size in (('train', sizes.train), ('test', sizes.test))},
+            memory=None, batch=None, epoch=None, fits=None, missing=_batch_missing(cfg),
+        )
+    if report['missing']:
+        return report
+    plan = plan_batch(cfg, processes=1)
     setting = _Setting(cfg, sizes, plan.per_gpu, plan.total)
-    memory = setting.memory(model, setting.precision, plan.per_gpu, several_gpus=True)
-    report = dict(
-        config=str(config),
-        params=count_params(model).as_dict(),
-        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        macs={name: dict(size=list(size), **count_macs(model, size).as_dict())
-              for name, size in (('train', sizes.train), ('test', sizes.test))},
+    with _countable(cfg, model):
+        memory = setting.memory(model, setting.precision, plan.per_gpu, several_gpus=True)
+    report.update(
         memory=dict(size=list(setting.size(plan.per_gpu)), precision=setting.precision, **memory.as_dict()),
         batch=dict(total=plan.total, per_gpu=plan.per_gpu),
         epoch=_epoch(cfg, plan.total),
-        fits=None,
     )
     report['memory']['per_image'] = _per_image(setting, model, memory)
     if gpu_memory is not None:
@@ -113,12 +126,40 @@ def _build(cfg: Config, **backbone: Any) -> nn.Module:
     """Build the model in shapes, with other settings of its backbone."""
     if cfg.get('model') is None:
         raise ValueError(f'config {cfg.filename} has no model; give the config of a detector or a segmenter')
+    if not {'roi_head', 'decode_head'} & set(cfg.model):
+        raise ValueError(_not_countable(cfg, cfg.model.get('type')))
     settings = copy.deepcopy(cfg.model)
     if backbone:
         settings.backbone.update(backbone)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with config_mistakes(cfg), on_meta():
         return MODELS.build(settings)
+
+
+def _not_countable(cfg: Config, kind: Any) -> str:
+    name = str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+    return (
+        f'config {cfg.filename}: the model {name} cannot be counted; only two-stage detectors with RoI heads (Mask '
+        "R-CNN, Cascade Mask R-CNN) and mmseg's EncoderDecoders with a decode head of maps can"
+    )
+
+
+@contextlib.contextmanager
+def _countable(cfg: Config, model: nn.Module) -> Iterator[None]:
+    """Turn what a model of another kind raises while it is counted into one sentence about the kinds that can be."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f'{_not_countable(cfg, type(model))} ({type(error).__name__}: {error})') from error
+
+
+def _batch_missing(cfg: Config) -> str | None:
+    """What a config lacks, so that its training steps are unknown."""
+    loader = cfg.get('train_dataloader')
+    if loader and 'batch_size' in loader:
+        return None
+    what = 'train_dataloader.batch_size' if loader else 'train_dataloader'
+    return f'config {cfg.filename} has no {what}; give it a train_dataloader=dict(batch_size=...), the images per GPU'
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -248,7 +289,10 @@ def _measured(
 
 def format_budget(report: dict[str, Any]) -> str:
     """Aligned tables of what `budget` returns."""
-    blocks = [report['config'], _costs(report), _memory(report), _time(report)]
+    blocks = [report['config'], _costs(report)]
+    if report['missing']:
+        return '\n\n'.join([*blocks, f'memory and time are not counted: {report["missing"]}'])
+    blocks += [_memory(report), _time(report)]
     if report['fits'] is not None:
         blocks.append(_fits(report))
     return '\n\n'.join(blocks)

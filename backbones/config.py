@@ -136,7 +136,7 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
-        changed = [norm for norm in _dicts(cfg.model) if norm.get('type') == 'SyncBN']
+        changed = [norm for norm in dicts_in(cfg.model) if norm.get('type') == 'SyncBN']
         for norm in changed:
             norm['type'] = 'BN'
         if changed:
@@ -154,13 +154,13 @@ def _move_data(cfg: Config, old: str, new: str) -> None:
     cfg.data_root = new
     old, new = old.rstrip('/'), new.rstrip('/')
     for split in ('train', 'val', 'test'):
-        for node in _dicts([cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')]):
+        for node in dicts_in([cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')]):
             for key, value in list(node.items()):
                 if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
                     node[key] = new + value[len(old) :]
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def dicts_in(node: Any) -> Iterator[dict]:
     """Every dict inside a config node."""
     if isinstance(node, dict):
         yield node
@@ -168,4 +168,4 @@ def _dicts(node: Any) -> Iterator[dict]:
     elif not isinstance(node, list | tuple):
         return
     for child in node:
-        yield from _dicts(child)
+        yield from dicts_in(child)

@@ -41,7 +41,7 @@ def image_sizes(cfg: Config) -> ImageSizes:
     """Read the sizes off the pipelines and the data preprocessor.
 
     Raises:
-        ValueError: a pipeline resizes and crops nowhere, so that images may have any size.
+        ValueError: a pipeline resizes and crops nowhere, so that images may have any size, or there is no pipeline.
     """
     model = cfg.model
     preprocessor = model.get('data_preprocessor') or {}
@@ -60,7 +60,12 @@ def image_sizes(cfg: Config) -> ImageSizes:
 
 def _pipeline_bounds(cfg: Config, split: str) -> _Bounds:
     """What the pipeline of a split makes at most."""
-    dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
+    loader = cfg.get(f'{split}_dataloader')
+    if not loader:
+        raise ValueError(
+            f'config {cfg.filename} has no {split}_dataloader, so the size of its images is unknown; say it by --size '
+            '800x1280, or give the config with the data')
+    dataset = loader.get('dataset') or {}
     while 'dataset' in dataset:  # a wrapper such as RepeatDataset
         dataset = dataset['dataset']
     bounds = None

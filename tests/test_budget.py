@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from mmengine.config import Config
+from torch import nn
 
+from backbones import budget as module
 from backbones.budget import budget, format_budget, parse_bytes, parse_size, table, training_images
 from backbones.image_sizes import ImageSizes, image_sizes
 
@@ -26,7 +29,7 @@ GIB = 2**30
 
 @pytest.mark.parametrize(('text', 'count'), [
     ('24G', 24 * GIB), ('24GiB', 24 * GIB), ('24gib', 24 * GIB), ('24 GB', 24 * 10**9), ('24000M', 24 * 10**9),
-    ('24000MiB', 24000 * 2**20), ('0.5G', GIB // 2), ('1000', 1000)])
+    ('24000MiB', 24000 * 2**20), ('0.5G', GIB // 2), ('2000000', 2000000)])
 def test_sizes_of_memory_are_read(text: str, count: int) -> None:
     assert parse_bytes(text) == count
 
@@ -34,6 +37,12 @@ def test_sizes_of_memory_are_read(text: str, count: int) -> None:
 @pytest.mark.parametrize('text', ['', 'G', '24X', '-1G', '0G', '1,5G', 'a lot'])
 def test_what_is_no_size_of_memory_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match='is no size of memory; write it like 24G, 24GiB or 24000M'):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize('text', ['24', '24.0', '24B', '24K'])
+def test_a_memory_without_its_unit_is_refused_with_what_is_meant(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is a memory of less than 1 MiB; is 24(\.0)?G meant\?"):
         parse_bytes(text)
 
 
@@ -94,6 +103,11 @@ def test_of_several_branches_the_largest_counts() -> None:
 def test_a_pipeline_that_leaves_sizes_open_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r'neither resizes nor crops to a stated size.*say which by --size 800x1280'):
         image_sizes(config(dict(type='LoadImageFromFile')))
+
+
+def test_without_a_dataloader_the_size_must_be_said() -> None:
+    with pytest.raises(ValueError, match=r'has no train_dataloader, so the size .* say it by --size 800x1280'):
+        image_sizes(Config(dict(model={})))
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -194,6 +208,46 @@ def test_a_misspelt_key_of_the_model_is_one_sentence() -> None:
         budget(DETECTOR, {'model.backbone.frozen_stage': 2}, size=(64, 64))
 
 
+ONLY = r"the model {} cannot be counted; only two-stage detectors with RoI heads .* mmseg's EncoderDecoders"
+
+
+@pytest.mark.parametrize('name', ['RetinaNet', 'DETR', 'mmdet.Mask2Former'])
+def test_a_model_of_another_kind_is_refused_with_the_kinds_that_can_be_counted(name: str, tmp_path: Path) -> None:
+    (tmp_path / 'other.py').write_text(f"model = dict(type={name!r}, backbone=dict(type='ResNet', depth=50))")
+    with pytest.raises(ValueError, match=ONLY.format(name.rpartition('.')[2])) as caught:
+        budget(tmp_path / 'other.py', size=(64, 64))
+    assert 'pass model.backbone' not in str(caught.value)
+
+
+class _Queries(nn.Module):
+    def forward(self, maps: tuple, samples: list) -> None:
+        """Take more than maps, as a head of queries does."""
+
+
+def test_a_decode_head_that_takes_more_than_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = module._build
+
+    def with_queries(cfg: Config) -> nn.Module:
+        model = build(cfg)
+        model.decode_head = _Queries()
+        return model
+
+    monkeypatch.setattr(module, '_build', with_queries)
+    with pytest.raises(ValueError, match=ONLY.format('EncoderDecoder')):
+        budget(SEGMENTER, size=(64, 64))
+
+
+def test_without_a_dataloader_parameters_and_flops_are_counted_and_the_rest_says_what_is_missing() -> None:
+    report = budget(SEGMENTER, {'train_dataloader': None}, size=(64, 64), gpu_memory=GIB)
+    text = format_budget(report)
+    assert report['params']['total'] > 0 and report['macs']['train']['total'] > 0
+    assert report['memory'] is report['fits'] is None
+    assert 'multiply-adds, train, 64 x 64' in text
+    assert 'memory and time are not counted' in text and 'has no train_dataloader; give it' in text
+    with pytest.raises(ValueError, match=r'--measure 1 times training steps, but .* has no train_dataloader'):
+        budget(SEGMENTER, {'train_dataloader': None}, size=(64, 64), measure=1)
+
+
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, 'tools/budget.py', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
@@ -212,6 +266,14 @@ def test_json_into_a_folder_that_is_not_there_is_refused_first() -> None:
     done = run(SEGMENTER, '--json', '/not/here/budget.json')
     assert 'error: --json /not/here/budget.json: the folder /not/here does not exist; make it first' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_the_place_of_json_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> None:
+    check_writable = runpy.run_path(str(ROOT / 'tools/budget.py'))['check_writable']
+    with pytest.raises(ValueError, match=rf'--json {tmp_path} cannot be written \(Is a directory\); name a file in'):
+        check_writable(str(tmp_path))
+    check_writable(str(tmp_path / 'budget.json'))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_size_of_memory_ends_the_tool_with_one_sentence() -> None:

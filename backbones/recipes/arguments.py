@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import reprlib
 from collections.abc import Callable, Iterable
@@ -13,16 +12,29 @@ import torch
 from mmengine import registry as roots
 from mmengine.config import Config
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from backbones.layer_decay import CUSTOM_KEYS, PARAMWISE_KEYS, LayerDecayOptimWrapperConstructor
 from backbones.recipes import names
-from backbones.signatures import argument_names, passes_on
+from backbones.recipes.lookup import (
+    Kinds,
+    bare_name,
+    config_arguments,
+    find,
+    is_a,
+    keywords_read,
+    kind_names,
+    listed,
+    mro,
+    nearest,
+    reads_init_cfg,
+    registered,
+    scope_is_missing,
+)
+from backbones.signatures import argument_names
 from backbones.weights.load import INIT_CFG_KEYS
 
-Kinds = tuple[Registry, ...]
 MODEL: Kinds = (roots.MODELS, roots.TASK_UTILS)
 # Dicts under these keys are of another kind than the class around them. A kind that is not here, such as a hook, is
 # searched for typed dicts no further than this table says.
@@ -43,12 +55,13 @@ _short.maxdict = _short.maxlist = _short.maxtuple = 4
 def typed_findings(cfg: Config) -> list[str]:
     """One sentence for every key below the top level that no class takes, and for every unknown class."""
     scope = cfg.get('default_scope') or 'mmengine'
-    if _scope_is_missing(scope):
+    if scope_is_missing(scope):
         return [f'default_scope={scope!r} is no installed package of OpenMMLab; give mmdet or mmseg']
     check = _Check(scope)
     for key in ('model', 'tta_model'):
         if cfg.get(key):
             check.built(cfg[key], key, MODEL)
+    check.data_preprocessor(cfg.get('data_preprocessor'), _dict(cfg.get('model')).get('data_preprocessor'))
     for split in ('train', 'val', 'test'):
         if split != 'test' or cfg.get('test_dataloader') != cfg.get('val_dataloader'):
             check.dataloader(cfg.get(f'{split}_dataloader'), f'{split}_dataloader')
@@ -57,8 +70,7 @@ def typed_findings(cfg: Config) -> list[str]:
         check.loop(cfg.get(f'{split}_cfg'), split)
     check.optim_wrapper(cfg.get('optim_wrapper'), 'optim_wrapper')
     check.built(cfg.get('param_scheduler'), 'param_scheduler', (roots.PARAM_SCHEDULERS,), {'convert_to_iter_based'})
-    for name, hook in _dict(cfg.get('default_hooks')).items():
-        check.built(hook, f'default_hooks.{name}', (roots.HOOKS,), {'priority'})
+    check.default_hooks(cfg.get('default_hooks'))
     check.built(cfg.get('custom_hooks'), 'custom_hooks', (roots.HOOKS,), {'priority'})
     check.built(cfg.get('visualizer'), 'visualizer', (roots.VISUALIZERS,), default='Visualizer')
     check.built(cfg.get('log_processor'), 'log_processor', (roots.LOG_PROCESSORS,), default='LogProcessor')
@@ -110,18 +122,18 @@ class _Check:
             cls = self.look_up(node.get('type', default), f'{place}.type', kinds)
             if cls is not None:
                 self._hold(node, place, cls, set(extra) | names.BUILDER_KEYS.get(_last(place), set()), kinds, parent)
-            if not any(_is_a(cls, name) for name in names.OWN_TYPES):
+            if not any(is_a(cls, name) for name in names.OWN_TYPES):
                 self.children(node, place, kinds, cls)
         finally:
             self.scope = before
 
     def _hold(self, node: dict, place: str, cls: Any, extra: set[str], kinds: Kinds, parent: Any) -> None:
         """Check the keys of a dict whose class is known."""
-        allowed = argument_names(cls) | extra
-        if kinds[0] is roots.WEIGHT_INITIALIZERS and _is_a(cls, 'PretrainedInit') and hasattr(parent, 'weight_family'):
+        allowed = config_arguments(cls, kinds) | extra
+        if kinds[0] is roots.WEIGHT_INITIALIZERS and is_a(cls, 'PretrainedInit') and hasattr(parent, 'weight_family'):
             allowed = set(INIT_CFG_KEYS)  # our backbones load by themselves
-        forward = next((names.FORWARDS[c.__name__] for c in _mro(cls) if c.__name__ in names.FORWARDS), None)
-        if _is_a(cls, 'CheckpointHook'):
+        forward = next((names.FORWARDS[c.__name__] for c in mro(cls) if c.__name__ in names.FORWARDS), None)
+        if is_a(cls, 'CheckpointHook'):
             allowed |= argument_names(Runner.save_checkpoint)
         elif forward is not None:
             kind = (roots.MODELS,) if kinds[0] is roots.HOOKS else kinds
@@ -129,8 +141,10 @@ class _Check:
             if other is None:
                 return
             allowed |= argument_names(other)
-        elif passes_on(cls) or any(c.__name__ in names.UNCHECKED for c in _mro(cls)):
+        elif keywords_read(cls) is None or any(c.__name__ in names.UNCHECKED for c in mro(cls)):
             return
+        else:
+            allowed |= keywords_read(cls)
         self.keys(node, place, allowed | {'type', '_scope_'}, f'{cls.__name__} takes no such argument')
         _untyped(self, node, place, cls)
 
@@ -142,9 +156,9 @@ class _Check:
         else:
             items = [(f'{place}.{key}', key, child) for key, child in node.items()]
         for where, key, child in items:
-            if not isinstance(child, dict | list | tuple):
+            if not isinstance(child, dict | list | tuple) or key in names.OWN_DICTS:
                 continue
-            if key in ('nms', 'roi_layer') and isinstance(child, dict):
+            if key in names.OPERATORS and isinstance(child, dict):
                 self.operator(child, where, key)
             elif key in slots:
                 self.entries(child, where, slots[key], parent)
@@ -156,8 +170,10 @@ class _Check:
 
     def entries(self, node: Any, place: str, kinds: Kinds, parent: Any) -> None:
         """Check a typed dict, or those in a list, which may hold lists."""
-        if isinstance(node, dict):
+        if isinstance(node, dict) and 'type' in node:
             self.typed(node, place, kinds, parent=parent)
+        elif isinstance(node, dict) and not (kinds[0] is roots.WEIGHT_INITIALIZERS and reads_init_cfg(parent)):
+            self.built(node, place, kinds)
         for index, child in enumerate(node if isinstance(node, list | tuple) else ()):
             self.entries(child, f'{place}[{index}]', kinds, parent)
 
@@ -174,7 +190,7 @@ class _Check:
                 f'{f"write {near[0]!r}" if near else "give nms or soft_nms, RoIAlign or RoIPool"}'
             )
             return
-        extra = names.NMS_KEYS - argument_names(found) if key == 'nms' else set()
+        extra = set() if key == 'roi_layer' else names.NMS_KEYS - argument_names(found)
         allowed = (argument_names(found) - {'boxes', 'scores'}) | extra | {'type'}  # the caller fills these two
         self.keys(node, place, allowed, f'mmcv.ops.{kind} takes no such argument')
 
@@ -189,8 +205,8 @@ class _Check:
             if key in names.OLD_KEYS:
                 self.old_key(node, place, key)
                 continue
-            near = _near(str(key), sorted(set(allowed) - {'_scope_'}))
-            remedy = f'did you mean {near[0]!r}? Rename it' if near else f'choose among {_listed(allowed)}'
+            meant = nearest(str(key), sorted(set(allowed) - {'_scope_'}))
+            remedy = f'did you mean {meant[0]!r}? Rename it' if meant else f'choose among {listed(allowed)}'
             self.findings.append(f'{place}.{key}={_short.repr(_plain(node[key]))}: {rule}; {remedy}, or remove it')
 
     def old_key(self, node: dict, place: str, key: str) -> None:
@@ -212,7 +228,7 @@ class _Check:
         scope, _, bare = kind.rpartition('.')
         for root in kinds:
             try:
-                found = _get(root, self.scope, kind)
+                found = find(root, self.scope, kind)
             except ImportError as error:  # of a module that holds classes of this kind
                 self.findings.append(f'{place}={kind!r} cannot be looked up: {error}; install what is missing')
                 return None
@@ -224,25 +240,25 @@ class _Check:
             )
             return None
         top = scope.split('.')[0]
-        if top and _scope_is_missing(top):
+        if top and scope_is_missing(top):
             known = difflib.get_close_matches(top, ('mmdet', 'mmseg', 'mmpretrain', 'mmengine', 'backbones'), 1)
             hint = f'did you mean {known[0]}.{bare}? Otherwise install' if known and known[0] != top else 'install'
             self.findings.append(f'{place}={kind!r}: package {top!r} is not installed; {hint} {top}')
             return None
-        self.findings.append(f'{place}={kind!r} is no {_kind_names(kinds)} of {top or self.scope}; '
+        self.findings.append(f'{place}={kind!r} is no {kind_names(kinds)} of {top or self.scope}; '
                              f'{self._near_class(top, bare, kinds)}')
         return None
 
     def _near_class(self, scope: str, bare: str, kinds: Kinds) -> str:
         """Tell the nearest registered name, in the given scope and in our own."""
         for own in dict.fromkeys((scope or self.scope, 'backbones')):
-            there = {name for root in kinds for name in _registered(root, own)}
+            there = {name for root in kinds for name in registered(root, own)}
             near = difflib.get_close_matches(bare, sorted(there), 1, 0.6 if own != 'backbones' else 0.8)
-            ours = own != 'backbones' and any(bare in _registered(root, 'backbones') for root in kinds)
+            ours = own != 'backbones' and any(bare in registered(root, 'backbones') for root in kinds)
             if near and not ours:
                 prefix = f'{own}.' if own == 'backbones' or scope else ''
                 return f'did you mean {prefix + near[0]!r}?'
-        there = sorted({name for root in kinds for name in _registered(root, scope or self.scope)})
+        there = sorted({name for root in kinds for name in registered(root, scope or self.scope)})
         listed = f'there {"are" if len(there) > 1 else "is"} {", ".join(there)}' if 0 < len(there) <= 20 else ''
         return listed or f'correct the name, or put the package that has it in front, as in package.{bare}'
 
@@ -262,10 +278,17 @@ class _Check:
 
     def evaluator(self, node: Any, place: str) -> None:
         """Check an evaluator: a metric, a list of metrics, or an Evaluator with its metrics."""
-        if isinstance(node, dict) and 'metrics' in node:
+        if isinstance(node, dict) and 'metrics' in node and not self._is_metric(node.get('type')):
             self.typed(node, place, (roots.EVALUATOR,), default='Evaluator')
         else:
             self.built(node, place, (roots.METRICS,))
+
+    def _is_metric(self, kind: Any) -> bool:
+        """Whether a type is a metric, so that `metrics` beside it is no part of an Evaluator, but a typo."""
+        try:
+            return isinstance(kind, str) and find(roots.METRICS, self.scope, kind) is not None
+        except ImportError:  # look_up tells
+            return False
 
     def loop(self, node: Any, split: str) -> None:
         """Check train_cfg, val_cfg or test_cfg."""
@@ -274,6 +297,28 @@ class _Check:
         default = {'train': 'EpochBasedTrainLoop' if node.get('by_epoch', True) else 'IterBasedTrainLoop'}
         extra = {'by_epoch'} if split == 'train' and 'type' not in node else set()
         self.typed(node, f'{split}_cfg', (roots.LOOPS,), extra, default=default.get(split, f'{split.title()}Loop'))
+
+    def default_hooks(self, node: Any) -> None:
+        """Check the default hooks; MMEngine takes any name, so that a misspelt one is a second hook."""
+        for name, hook in _dict(node).items():
+            self.built(hook, f'default_hooks.{name}', (roots.HOOKS,), {'priority'})
+            meant = difflib.get_close_matches(name, names.DEFAULT_HOOKS, 1, 0.8)
+            # `checkpoint_best`, `logger2`: a further hook, named after the default one
+            further = any(name.startswith(known) and not name[len(known) :].isalpha() for known in names.DEFAULT_HOOKS)
+            if meant and name not in names.DEFAULT_HOOKS and not further:
+                self.findings.append(
+                    f"default_hooks.{name} is none of MMEngine's default hooks, so it would run beside "
+                    f'{meant[0]!r} and not in its place; did you mean {meant[0]!r}? Rename it, or move it to '
+                    'custom_hooks'
+                )
+
+    def data_preprocessor(self, node: Any, own: Any) -> None:
+        """Check the top-level data preprocessor, which is that of the model if the model has none of its own."""
+        if own is None:
+            self.built(node, 'data_preprocessor', MODEL)
+        elif isinstance(node, dict):  # keys.py finds that it is dead; what both have is checked in the model
+            further = {key: value for key, value in node.items() if key not in own or key == 'type'}
+            self.built({'type': _dict(own).get('type'), **further}, 'data_preprocessor', MODEL)
 
     def optim_wrapper(self, node: Any, place: str) -> None:
         """Check the optimiser wrapper, its optimiser, clipping and parameter-wise options."""
@@ -308,13 +353,13 @@ class _Check:
 
 def _untyped(check: _Check, node: dict, place: str, cls: Any) -> None:
     """Check the dicts without a type that a class reads by name."""
-    if _is_a(cls, 'TwoStageDetector'):
+    if is_a(cls, 'TwoStageDetector'):
         for name, parts in names.TWO_STAGE.items():
             given = node.get(name)
-            parts_here = {*parts, *(('panoptic',) if _is_a(cls, 'TwoStagePanopticSegmentor') else ())}
+            parts_here = {*parts, *(('panoptic',) if is_a(cls, 'TwoStagePanopticSegmentor') else ())}
             check.keys(given, f'{place}.{name}', parts_here, f'a two-stage detector reads no such part of {name}')
             given = given if isinstance(given, dict) else {}
-            plain = str(_dict(node.get('rpn_head')).get('type')).rpartition('.')[2] == 'RPNHead'
+            plain = bare_name(_dict(node.get('rpn_head')).get('type')) == 'RPNHead'
             for part, allowed in parts.items():
                 if part != 'rcnn' and not plain:
                     continue  # an RPN of another kind reads more
@@ -326,7 +371,7 @@ def _untyped(check: _Check, node: dict, place: str, cls: Any) -> None:
         if cls.__name__ == base:  # classes derived from it have heads that read more
             check.keys(node.get('test_cfg'), f'{place}.test_cfg', allowed, f'{cls.__name__} does not read it')
     for base, dicts in names.DATASET_DICTS.items():
-        if _is_a(cls, base):
+        if is_a(cls, base):
             for name, allowed in dicts.items():
                 check.keys(node.get(name), f'{place}.{name}', allowed, f'{cls.__name__} does not read it')
     metainfo = node.get('metainfo')
@@ -335,60 +380,12 @@ def _untyped(check: _Check, node: dict, place: str, cls: Any) -> None:
             check.old_key(metainfo, f'{place}.metainfo', old)
 
 
-def _get(root: Registry, scope: str, kind: str) -> Any:
-    """The class that MMEngine finds for `kind` in a scope, or None."""
-    own = root
-    if scope != root.scope:
-        importlib.import_module(f'{scope}.registry')
-        own = root.children.get(scope, root)
-    try:
-        return own.get(kind)
-    except RuntimeError:  # MMEngine's way of saying that there is none
-        return None
-
-
-def _registered(root: Registry, scope: str) -> set[str]:
-    own = root.children.get(scope)
-    return {*(own.module_dict if own else ()), *(root.module_dict if scope != 'backbones' else ())}
-
-
-def _scope_is_missing(scope: str) -> bool:
-    try:
-        importlib.import_module(scope)
-    except ImportError:
-        return True
-    return False
-
-
-def _mro(cls: Any) -> tuple[type, ...]:
-    return cls.__mro__ if inspect.isclass(cls) else ()
-
-
-def _is_a(cls: Any, name: str) -> bool:
-    """Whether a class is one of this name, or is derived from one; so mmdet and mmseg need not be imported."""
-    return any(base.__name__ == name for base in _mro(cls))
-
-
-def _near(key: str, allowed: list[str]) -> list[str]:
-    """The name that a key most probably means, if any does."""
-    begun = [name for name in allowed if len(key) > 2 and name.startswith(key)]
-    return difflib.get_close_matches(key, allowed, 1) or begun[:1]
-
-
 def _dict(node: Any) -> dict:
     return node if isinstance(node, dict) else {}
 
 
 def _last(place: str) -> str:
     return place.rpartition('.')[2].partition('[')[0]
-
-
-def _listed(allowed: Iterable[str]) -> str:
-    return ', '.join(sorted(set(allowed) - {'type', '_scope_'})) or 'none'
-
-
-def _kind_names(kinds: Kinds) -> str:
-    return ' or '.join(kind.name for kind in kinds)
 
 
 def _plain(value: Any) -> Any:

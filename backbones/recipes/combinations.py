@@ -5,12 +5,15 @@ Each check is a mistake that trains, or fails late, with a message about somethi
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
-from backbones.layer_decay import PARAMWISE_KEYS
+from backbones.config import dicts_in
+from backbones.layer_decay import DEPTH_METHODS, PARAMWISE_KEYS
+from backbones.weight_decay import WEIGHT_DECAY_RULES
 from backbones.weights.load import is_pretrained
 
 LAYER_DECAY = 'LayerDecayOptimWrapperConstructor'
@@ -21,7 +24,7 @@ CANVAS = 256  # a pad_size_divisor from here on fixes the size of every image, a
 def combination_findings(cfg: Config) -> list[str]:
     """One sentence for every contradiction between settings of a composed config; nothing is built."""
     findings: list[str] = []
-    for check in (_sizes, _frozen, _cascade, _slide, _preprocessing, _optimiser, _ema, _intervals, _data):
+    for check in (_sizes, _frozen, _cascade, _slide, _preprocessing, _optimiser, _ema, _intervals, _workers):
         findings += check(cfg)
     return findings
 
@@ -43,6 +46,7 @@ def _sizes(cfg: Config) -> Iterator[str]:
                     f'model.backbone.patch_size={patch} does not divide {place}={_shown(size)}; set {place}='
                     f'{near}, or choose a backbone with other patches'
                 )
+        yield from _detector_crop(cfg, patch)
         table = _pair(backbone.get('img_size'))
         if table and backbone.get('rel_pos', 'none') != 'none':
             for place, size in sizes.items():
@@ -57,6 +61,35 @@ def _sizes(cfg: Config) -> Iterator[str]:
             f'the training crops are {_shown(crop)} (RandomCrop.crop_size) and model.data_preprocessor.size='
             f'{_shown(canvas)} is smaller, so that they do not fit into a batch; make the two equal'
         )
+
+
+def _detector_crop(cfg: Config, patch: Any) -> Iterator[str]:
+    """Crops of a detector, padded to the next multiple of a small pad_size_divisor, that end in a part of a patch."""
+    crop, divisor = _last_crop(cfg), _part(cfg, 'model', 'data_preprocessor').get('pad_size_divisor') or 1
+    numbers = all(isinstance(number, int) and number > 0 for number in (patch, divisor))
+    if crop is None or 'decode_head' in _part(cfg, 'model') or not numbers or divisor >= CANVAS:
+        return
+    padded = _whole(crop, divisor, up=True)
+    if any(side % patch for side in _pair(padded)):
+        near = ' or '.join(str(_whole(crop, patch, up)) for up in (False, True))
+        pad = f' padded to {padded} (model.data_preprocessor.pad_size_divisor={divisor})' if divisor > 1 else ''
+        also = f' and model.data_preprocessor.pad_size_divisor={patch}' if divisor > 1 else ''
+        yield (
+            f'model.backbone.patch_size={patch} does not divide the training crops, RandomCrop.crop_size='
+            f'{_shown(crop)}{pad}; set RandomCrop.crop_size={near}{also}, or choose a backbone with other patches'
+        )
+
+
+def _last_crop(cfg: Config) -> tuple[int, int] | None:
+    """(H, W) of a RandomCrop of fixed size that no resizing follows."""
+    crop = None
+    for data in dicts_in(cfg.get('train_dataloader')):
+        for step in data.get('pipeline') or ():
+            if _bare(step) == 'RandomCrop':
+                crop = _pair(step.get('crop_size')) if step.get('crop_type', 'absolute') == 'absolute' else None
+            elif 'Resize' in _bare(step) or _bare(step) in ('RandomChoice', 'RandomApply', 'Pad'):
+                crop = None
+    return crop
 
 
 def _training_sizes(cfg: Config) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -122,12 +155,21 @@ def _slide(cfg: Config) -> Iterator[str]:
         yield f"model.test_cfg.mode={mode!r} is unknown; choose 'slide' or 'whole'"
     if mode != 'slide':
         return
-    missing = [key for key in ('crop_size', 'stride') if not test_cfg.get(key)]
+    missing = [key for key in ('crop_size', 'stride') if test_cfg.get(key) is None]
     if missing:
         yield (
             f"model.test_cfg.mode='slide' needs {' and '.join(missing)}; give both, such as crop_size=(512, 512), "
             "stride=(341, 341), or mode='whole'"
         )
+        return
+    stock = _bare(_part(cfg, 'model')) in ('EncoderDecoder', 'CascadeEncoderDecoder')
+    wrong = [key for key in ('crop_size', 'stride') if not _is_window(test_cfg[key], pair=stock)]
+    for key in wrong:
+        yield (
+            f'model.test_cfg.{key}={test_cfg[key]!r} must be a pair of whole numbers, rows and columns, of at least 1: '
+            'windows have a size and move on; give for example crop_size=(512, 512), stride=(341, 341)'
+        )
+    if wrong:
         return
     crop, stride = _pair(test_cfg['crop_size']), _pair(test_cfg['stride'])
     if crop and stride and any(step > side for step, side in zip(stride, crop, strict=True)):
@@ -136,6 +178,12 @@ def _slide(cfg: Config) -> Iterator[str]:
             'windows would have no prediction; give a stride of at most crop_size (two thirds of it in the published '
             'recipes)'
         )
+
+
+def _is_window(size: Any, pair: bool) -> bool:
+    """Whether it is a size in pixels; mmseg's own segmentors take it as a pair only."""
+    sides = _pair(size)
+    return sides is not None and min(sides) > 0 and not (pair and isinstance(size, int))
 
 
 # --- images -------------------------------------------------------------------------------------------------
@@ -154,11 +202,11 @@ def _preprocessing(cfg: Config) -> Iterator[str]:
                     f'{place}: the pipeline has a Normalize and model.data_preprocessor has a mean, too: images would '
                     'be normalised twice; leave out Normalize (and a Pad after it: the data_preprocessor pads)'
                 )
-        for data in _dicts(cfg.get(place)):
+        for data in dicts_in(cfg.get(place)):
             said = data.get('reduce_zero_label')
             if 'pipeline' not in data or said is None:
                 continue
-            for step in _dicts(data['pipeline']):
+            for step in dicts_in(data['pipeline']):
                 if step.get('reduce_zero_label') not in (None, said):
                     yield (
                         f'{place}: the data set has reduce_zero_label={said} and {step.get("type")} has '
@@ -166,8 +214,8 @@ def _preprocessing(cfg: Config) -> Iterator[str]:
                     )
 
 
-def _data(cfg: Config) -> Iterator[str]:
-    """A data_root that no path begins with; workers that cannot persist."""
+def _workers(cfg: Config) -> Iterator[str]:
+    """Workers that cannot persist."""
     for split in ('train', 'val', 'test'):
         if split == 'test' and cfg.get('test_dataloader') == cfg.get('val_dataloader'):
             continue
@@ -178,14 +226,6 @@ def _data(cfg: Config) -> Iterator[str]:
                     f'{split}_dataloader.{key}={loader[key]} needs workers, and num_workers is 0; set num_workers to 1 '
                     f'or more, or {key}={"False" if key == "persistent_workers" else "None"}'
                 )
-    root = cfg.get('data_root')
-    places = [cfg.get(f'{split}_{part}') for split in ('train', 'val', 'test') for part in ('dataloader', 'evaluator')]
-    texts = [value for node in _dicts(places) for value in node.values() if isinstance(value, str)]
-    if isinstance(root, str) and any(places) and not any(text.startswith(root.rstrip('/')) for text in texts):
-        yield (
-            f'data_root={root!r} has no effect: no path of the data sets begins with it, because a fragment has used '
-            'its own data_root already; give it as --cfg-options data_root=..., or set data_root of each data set'
-        )
 
 
 # --- the schedule -------------------------------------------------------------------------------------------
@@ -202,6 +242,7 @@ def _optimiser(cfg: Config) -> Iterator[str]:
             f'{place}.num_layers={options["num_layers"]!r} is not needed: the backbone knows how many layers it has; '
             'remove num_layers'
         )
+    yield from _named_options(options, constructor.rpartition('.')[2], place)
     rate = options.get('decay_rate')
     if rate is not None and not (isinstance(rate, int | float) and 0 < rate <= 1):
         yield (
@@ -220,9 +261,25 @@ def _optimiser(cfg: Config) -> Iterator[str]:
             yield f"optim_wrapper.dtype={dtype!r} is no precision of AmpOptimWrapper; give 'float16' or 'bfloat16'"
 
 
+def _named_options(options: Mapping[str, Any], constructor: str, place: str) -> Iterator[str]:
+    """Options of the layer decay that are chosen by name."""
+    choices = {'decay_type': DEPTH_METHODS}
+    if constructor == LAYER_DECAY:
+        choices['weight_decay_rule'] = WEIGHT_DECAY_RULES
+    elif constructor != 'LearningRateDecayOptimizerConstructor':  # that of mmdet and mmseg
+        return
+    for key, known in choices.items():
+        given = options.get(key)
+        if given is None or (isinstance(given, str) and given in known):
+            continue
+        near = difflib.get_close_matches(str(given), list(known), 1)
+        hint = f'did you mean {near[0]!r}? There' if near else 'there'
+        yield f'{place}.{key}={given!r} is unknown; {hint} are {", ".join(map(repr, known))}'
+
+
 def _ema(cfg: Config) -> Iterator[str]:
     """Averages of the weights that follow the newest ones, or start twice."""
-    for hook in _dicts([cfg.get('custom_hooks'), cfg.get('default_hooks')]):
+    for hook in dicts_in([cfg.get('custom_hooks'), cfg.get('default_hooks')]):
         if _bare(hook) != 'EMAHook':
             continue
         momentum = hook.get('momentum', 0.0002)
@@ -244,7 +301,10 @@ def _intervals(cfg: Config) -> Iterator[str]:
         return
     schedulers = cfg.get('param_scheduler') or []
     for index, scheduler in enumerate(schedulers if isinstance(schedulers, list | tuple) else [schedulers]):
-        if isinstance(scheduler, Mapping) and scheduler.get('by_epoch', True) and 'type' in scheduler:
+        if not isinstance(scheduler, Mapping) or 'type' not in scheduler or not scheduler.get('by_epoch', True):
+            continue
+        # MMEngine converts the one, and steps the other after each validation
+        if not scheduler.get('convert_to_iter_based') and not _bare(scheduler).startswith('ReduceOnPlateau'):
             yield (
                 f'param_scheduler[{index}] ({scheduler["type"]}) counts epochs, but train_cfg is an '
                 'IterBasedTrainLoop, which has none: the learning rate would never change; set by_epoch=False and '
@@ -296,20 +356,9 @@ def _crop(cfg: Config) -> tuple[int, int] | None:
 
 def _steps(loader: Any) -> Iterator[dict]:
     """Every transform of the data sets of a dataloader."""
-    for data in _dicts(loader):
+    for data in dicts_in(loader):
         if 'pipeline' in data:
-            yield from _dicts(data['pipeline'])
-
-
-def _dicts(node: Any) -> Iterator[dict]:
-    """Every dict inside a config node, the node first."""
-    if isinstance(node, dict):
-        yield node
-        node = node.values()
-    elif not isinstance(node, list | tuple):
-        return
-    for child in node:
-        yield from _dicts(child)
+            yield from dicts_in(data['pipeline'])
 
 
 def _shown(size: Sequence[int]) -> str:

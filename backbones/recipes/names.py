@@ -130,7 +130,14 @@ BUILDER_KEYS = {
     'upsample_cfg': {'scale_factor', 'upsample_kernel', 'mode', 'align_corners'},
     'init_cfg': {'override'},
     'dcn': {'fallback_on_stride', 'deformable_groups'},
+    'loss_cls': {'bg_cls_weight'},  # mmdet detr_head.py
 }
+# Keys under which `type` names an operator of mmcv.
+OPERATORS = {'nms', 'dqs_cfg', 'roi_layer'}
+# Dicts whose `type` is a word of the class around them: mmdet cascade_rpn_head.py.
+OWN_DICTS = {'adapt_cfg'}
+# Hooks that every run has: register_default_hooks in mmengine/runner/runner.py.
+DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 # mmcv's batched_nms takes these out of the dict `nms` before it calls the function that `type` names.
 NMS_KEYS = {'class_agnostic', 'split_thr', 'max_num'}
 

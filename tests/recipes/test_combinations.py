@@ -15,7 +15,7 @@ CASCADE = ROOT / 'configs/convnext/cascade-mask-rcnn_convnext-b-in22k_3x_coco.py
 VITDET = ROOT / 'configs/vit/mask-rcnn_vitdet-b-mae_100e_coco.py'
 SLIDE = ROOT / 'configs/convnext/upernet_convnext-b-in22k_160k_ade20k-640.py'
 VIT = ROOT / 'configs/vit/upernet_vit-b-in21k_160k_ade20k-512.py'
-
+PATCH_14 = {'model.backbone.patch_size': 14, 'model.backbone.rel_pos': 'none', 'model.backbone.img_size': None}
 
 ROWS = [
     (
@@ -46,6 +46,21 @@ ROWS = [
     ),
     (SLIDE, {'model.test_cfg': {'mode': 'slide', 'stride': None}}, r"mode='slide' needs stride; give both"),
     (SLIDE, {'model.test_cfg.stride': (700, 426)}, r'stride=\(700, 426\) is larger than crop_size=640'),
+    (SLIDE, {'model.test_cfg.stride': (0, 32)}, r'test_cfg\.stride=\(0, 32\) must be a pair of whole .* at least 1'),
+    (SLIDE, {'model.test_cfg.stride': 0}, r'test_cfg\.stride=0 must be a pair of whole numbers, rows and columns'),
+    (SLIDE, {'model.test_cfg.stride': 341}, r'test_cfg\.stride=341 must be a pair'),
+    (
+        VITDET,
+        {**PATCH_14, 'model.data_preprocessor.pad_size_divisor': 32},
+        r'patch_size=14 does not divide the training crops, RandomCrop\.crop_size=1024 padded to 1024 .*'
+        r'set RandomCrop\.crop_size=1022 or 1036 and model\.data_preprocessor\.pad_size_divisor=14',
+    ),
+    (SLIDE, {'optim_wrapper.paramwise_cfg.decay_type': 'layerwise'}, r"decay_type='layerwise' .* mean 'layer_wise'\?"),
+    (
+        SLIDE,
+        {'optim_wrapper.paramwise_cfg.weight_decay_rule': 'convnet'},
+        r"paramwise_cfg\.weight_decay_rule='convnet' is unknown; did you mean 'convnext'\? There are 'convnext'",
+    ),
     (SLIDE, {'model.test_cfg.mode': 'slides'}, r"mode='slides' is unknown; choose 'slide' or 'whole'"),
     (
         SLIDE,
@@ -71,7 +86,6 @@ ROWS = [
         r'has a Normalize .* normalised twice; leave out Norm',
     ),
     (DEMO, {'train_dataloader.persistent_workers': True}, r'persistent_workers=True needs workers.*num_workers is 0'),
-    (DEMO, {'data_root': '/elsewhere/'}, r"data_root='/elsewhere/' has no effect.*--cfg-options data_root="),
     (
         DEMO,
         {'custom_hooks': [dict(type='EMAHook', momentum=0.9998)]},
@@ -111,14 +125,27 @@ def test_frozen_layers_are_fine_where_weights_are_loaded(changes: dict) -> None:
     assert combination_findings(cfg) == []
 
 
-def test_a_data_root_that_moves_the_data_is_fine() -> None:
-    from backbones.config import load_config
-
-    assert combination_findings(load_config(DEMO, {'data_root': '/elsewhere/demo'})) == []
-
-
 def test_two_normalisations_in_one_evaluation_are_told_once() -> None:
     cfg = Config.fromfile(DEMO)
     for split in ('val', 'test'):
         cfg[f'{split}_dataloader'].dataset.pipeline[1].type = 'Normalize'
     assert len(combination_findings(cfg)) == 1
+
+
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        dict(type='CosineAnnealingLR', T_max=10, convert_to_iter_based=True),
+        dict(type='ReduceOnPlateauLR', monitor='mIoU'),
+    ],
+)
+def test_schedulers_that_an_iteration_based_run_steps_are_fine(scheduler: dict) -> None:
+    cfg = Config.fromfile(SLIDE)
+    cfg.param_scheduler = [scheduler]
+    assert combination_findings(cfg) == []
+
+
+def test_patches_that_divide_the_padded_crop_are_fine() -> None:
+    cfg = Config.fromfile(VITDET)
+    cfg.merge_from_dict({'model.backbone.patch_size': 16, 'model.data_preprocessor.pad_size_divisor': 32})
+    assert combination_findings(cfg) == []

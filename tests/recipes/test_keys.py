@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import copy
-import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from mmdet.models.necks import FPN
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from recipe_configs import CASCADE, COCO, DETECTOR, SEGMENTER, changed, compose
 
+from backbones.recipes.combinations import combination_findings
 from backbones.recipes.keys import check_config, key_findings
 
 LEAVES = sorted(path for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_')
-DETECTOR = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
-CASCADE = ROOT / 'configs/convnext/cascade-mask-rcnn_convnext-b-in22k_3x_coco.py'
-COCO = ROOT / 'configs/convnext/mask-rcnn_convnext-t-in1k_3x_coco.py'
-SEGMENTER = ROOT / 'configs/small/upernet_vit_demo.py'
-ADE20K = ROOT / 'configs/convnext/upernet_convnext-b-in22k_160k_ade20k-640.py'
-
-
-@functools.cache
-def _composed(path: Path) -> Config:
-    return Config.fromfile(path)
-
-
-def compose(path: Path) -> Config:
-    """Compose a config; reading it takes most of the time and is done once."""
-    return copy.deepcopy(_composed(path))
-
-
-def changed(path: Path, changes: dict) -> Config:
-    """Compose a config, then change it by dotted keys."""
-    cfg = compose(path)
-    cfg.merge_from_dict(changes)
-    return cfg
-
-
-@pytest.fixture
-def leaf(tmp_path: Path) -> Callable[[str], Config]:
-    """Return leaf(text): the composed config of a file of that text over the demo detector's fragments."""
-
-    def write(text: str, name: str = 'leaf.py') -> Config:
-        bases = [
-            str(ROOT / 'configs/_base_' / part)
-            for part in ('models/mask_rcnn.py', 'datasets/demo_coco.py', 'schedules/coco_3x.py', 'runtime_det.py')
-        ]
-        path = tmp_path / name
-        path.write_text(f'_base_ = {bases!r}\n{text}')
-        return Config.fromfile(path)
-
-    return write
 
 
 @pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
 def test_no_shipped_config_has_a_dead_key_or_contradicts_itself(path: Path) -> None:
-    check_config(Config.fromfile(path))
+    cfg = Config.fromfile(path)
+    assert key_findings(cfg) + combination_findings(cfg) == []
 
 
 TYPOS = [
@@ -137,6 +101,7 @@ TYPOS = [
         r"pipeline\[3\]\.transforms\[0\]\[0\]\.keep_ration=1: RandomChoiceResize.*'keep_ratio'",
     ),
     (DETECTOR, {'val_evaluator.metrik': 'bbox'}, r"val_evaluator\.metrik='bbox': CocoMetric.*'metric'"),
+    (DETECTOR, {'optim_wrapper.optimizer.xyz': 1}, r'AdamW takes no such argument; choose among (?!.*params).*, or'),
     (DETECTOR, {'optim_wrapper.optimizer.weigth_decay': 0.1}, r"optimizer\.weigth_decay=0\.1: AdamW.*'weight_decay'"),
     (
         DETECTOR,
@@ -182,6 +147,7 @@ TYPOS = [
     ),
     (DETECTOR, {'randomness.sead': 1}, r"randomness\.sead=1: MMEngine's set_randomness.*'seed'"),
     (DETECTOR, {'env_cfg.cudnn_bench': True}, r"env_cfg\.cudnn_bench=True: MMEngine's Runner.*'cudnn_benchmark'"),
+    (DETECTOR, {'default_hooks.chekpoint': dict(type='CheckpointHook')}, r"chekpoint is none .*mean 'checkpoint'\?"),
     (DETECTOR, {'tta_model.tta_config': {}}, r"tta_model\.tta_config=\{\}: InstanceTTAModel.*'tta_cfg'"),
     (DETECTOR, {'default_scope': 'mmdett'}, r"default_scope='mmdett' is no installed package.*give mmdet or mmseg"),
     (
@@ -203,18 +169,6 @@ TYPOS = [
 @pytest.mark.parametrize(('path', 'changes', 'sentence'), TYPOS, ids=[' '.join(row[1]) for row in TYPOS])
 def test_a_typo_is_named_with_its_place_and_the_nearest_name(path: Path, changes: dict, sentence: str, matches) -> None:
     matches(key_findings(changed(path, changes)), sentence)
-
-
-@pytest.fixture
-def matches() -> Callable[[list[str], str], None]:
-    """Return matches(findings, pattern): there is exactly one finding, and it fits."""
-
-    def check(findings: list[str], pattern: str) -> None:
-        assert len(findings) == 1, findings
-        with pytest.raises(ValueError, match=pattern):
-            raise ValueError(findings[0])
-
-    return check
 
 
 OLD = [
@@ -264,89 +218,6 @@ def test_an_old_name_in_a_dict_is_given_with_what_replaces_it(
     path: Path, changes: dict, sentence: str, matches
 ) -> None:
     matches(key_findings(changed(path, changes)), sentence)
-
-
-@pytest.mark.parametrize(
-    ('line', 'remedy'),
-    [
-        ("optimizer = dict(type='SGD', lr=0.1)", r"write optim_wrapper=dict\(type='OptimWrapper', optimizer"),
-        ('optimizer_config = dict(grad_clip=None)', r'clip_grad=dict\(max_norm'),
-        ('grad_clip = dict(max_norm=1)', r'optim_wrapper=dict\(clip_grad'),
-        ("lr_config = dict(policy='poly')", 'param_scheduler='),
-        ("runner = dict(type='EpochBasedRunner', max_epochs=12)", 'train_cfg=dict'),
-        ('total_epochs = 12', 'max_epochs'),
-        ('data = dict(samples_per_gpu=2)', 'train_dataloader, val_dataloader'),
-        ('samples_per_gpu = 2', 'batch_size'),
-        ('img_norm_cfg = dict(mean=[0, 0, 0])', 'data_preprocessor'),
-        ("evaluation = dict(metric='bbox')", 'val_evaluator'),
-        ('checkpoint_config = dict(interval=1)', 'CheckpointHook'),
-        ('log_config = dict(interval=50)', 'LoggerHook'),
-        ("fp16 = dict(loss_scale='dynamic')", r'AmpOptimWrapper.*trains in fp32'),
-        ("workflow = [('train', 1)]", 'leave it out'),
-        ("dist_params = dict(backend='nccl')", r'env_cfg=dict\(dist_cfg'),
-        ('cudnn_benchmark = True', r'env_cfg=dict\(cudnn_benchmark'),
-        ("resume_from = 'x.pth'", '--resume PATH'),
-        ("pretrained = 'x.pth'", 'init_cfg'),
-        ('gpu_ids = [0]', 'CUDA_VISIBLE_DEVICES'),
-    ],
-)
-def test_an_old_top_level_name_is_given_with_what_replaces_it(line: str, remedy: str, leaf, matches) -> None:
-    name = line.split(' ')[0]
-    matches(key_findings(leaf(line)), rf"'{name}' \(leaf\.py\) is an old name.*{remedy}")
-
-
-def test_a_variable_that_is_used_below_is_fine_even_with_an_old_name(leaf) -> None:
-    assert (
-        key_findings(leaf('data = 7\nwidths = [8] * 4\nmodel = dict(neck=dict(in_channels=widths, num_outs=data))'))
-        == []
-    )
-
-
-def test_a_variable_of_a_fragment_that_the_leaf_uses_is_fine(tmp_path: Path) -> None:
-    (tmp_path / 'base.py').write_text('shared = [8] * 4\n')
-    (tmp_path / 'leaf.py').write_text(
-        '_base_ = "base.py"\nmodel = dict(type="mmdet.FPN", out_channels=8, num_outs=4, '
-        'in_channels={{_base_.shared}})\n'
-    )
-    assert key_findings(Config.fromfile(tmp_path / 'leaf.py')) == []
-
-
-def test_a_name_that_is_used_only_before_it_is_assigned_is_dead(leaf, matches) -> None:
-    text = 'width = 64\nmodel = dict(neck=dict(out_channels=width))\nheight = 3\n'
-    matches(key_findings(leaf(text)), r"'height' \(leaf\.py\) is read by nobody, neither by the Runner")
-
-
-def test_a_misspelt_top_level_name_is_given_with_the_nearest(leaf, matches) -> None:
-    matches(
-        key_findings(leaf('train_dataloder = dict(batch_size=4)')),
-        r"'train_dataloder' .*did you mean 'train_dataloader'",
-    )
-
-
-def test_overriding_a_variable_that_a_fragment_has_used_is_said_to_have_no_effect(leaf, matches) -> None:
-    findings = key_findings(leaf("roi_align = dict(type='RoIPool', output_size=7)"))
-    matches(findings, r"'roi_align' \(leaf\.py\) has no effect: mask_rcnn\.py has a variable 'roi_align', too")
-
-
-def test_a_name_added_after_reading_is_dead(matches) -> None:
-    matches(key_findings(changed(DETECTOR, {'some_name': 1})), r"'some_name' is read by nobody")
-
-
-@pytest.fixture(scope='module')
-def dumped() -> str:
-    """The demo detector's config as MMEngine writes it into a work folder."""
-    return compose(DETECTOR).pretty_text
-
-
-def test_variables_in_a_config_that_mmengine_wrote_are_not_taken_for_dead_keys(dumped: str, tmp_path: Path) -> None:
-    (tmp_path / 'dumped.py').write_text(dumped)
-    assert 'train_pipeline = ' in dumped
-    assert key_findings(Config.fromfile(tmp_path / 'dumped.py')) == []
-
-
-def test_an_old_name_in_a_config_that_mmengine_wrote_is_found(dumped: str, tmp_path: Path, matches) -> None:
-    (tmp_path / 'dumped.py').write_text(dumped.replace('\nload_from', '\nfp16 = dict()\nload_from'))
-    matches(key_findings(Config.fromfile(tmp_path / 'dumped.py')), "'fp16' .*trains in fp32")
 
 
 @pytest.mark.parametrize(
@@ -421,9 +292,52 @@ def test_a_full_config_is_checked_in_half_a_second() -> None:
     assert time.perf_counter() - start < 0.5
 
 
-def test_all_mistakes_come_in_one_error_that_counts_them() -> None:
-    cfg = changed(DETECTOR, {'model.backbone.dropp': 1, 'optim_wrapper.paramwise_cfg.decay_rate': 1.5, 'fp16': {}})
-    with pytest.raises(
-        ValueError, match=r'(?s)demo\.py has 3 mistakes:\n- .fp16.*\n- model\.backbone.*\n- .*decay_rate=1\.5'
-    ):
-        check_config(cfg)
+def test_a_metric_with_metrics_is_told_of_metric(matches) -> None:
+    cfg = compose(DETECTOR)
+    cfg.val_evaluator = cfg.test_evaluator = dict(type='backbones.CocoMetric', ann_file='x.json', metrics=['bbox'])
+    matches(key_findings(cfg), r"val_evaluator\.metrics=\['bbox'\]: CocoMetric takes no such.*'metric'\?")
+
+
+@pytest.mark.parametrize('name', ['visualization', 'logger2', 'checkpoint_best', 'mine'])
+def test_further_default_hooks_may_have_any_name_of_their_own(name: str) -> None:
+    assert key_findings(changed(DETECTOR, {f'default_hooks.{name}': dict(type='CheckpointHook')})) == []
+
+
+def test_keys_of_stock_classes_that_read_them_in_their_own_way_are_fine() -> None:
+    head = dict(type='VFNetHead', num_classes=1, in_channels=8, strides=[8], dcn_on_last_conv=True)
+    backbone = dict(type='PyramidVisionTransformer', init_cfg=dict(checkpoint='pvt.pth'))
+    model = dict(type='DDQDETR', backbone=backbone, bbox_head=head, dqs_cfg=dict(type='nms', iou_threshold=0.8))
+    assert key_findings(Config(dict(default_scope='mmdet', model=model))) == []
+
+
+def test_an_init_cfg_without_type_is_found_where_nobody_reads_it(matches) -> None:
+    cfg = changed(DETECTOR, {'model.neck.init_cfg': dict(checkpoint='x.pth')})
+    matches(key_findings(cfg), r"model\.neck\.init_cfg has no 'type'; name its class, a weight initializer")
+
+
+class Popping(FPN):
+    """Reads one name out of its further arguments."""
+
+    def __init__(self, **kwargs: object) -> None:
+        self.extra = kwargs.pop('extra', None)
+        super().__init__(**kwargs)
+
+
+class Storing(FPN):
+    """Keeps its further arguments, whatever they are called."""
+
+    def __init__(self, in_channels: list, out_channels: int, num_outs: int, **kwargs: object) -> None:
+        self.kept = dict(kwargs)
+        super().__init__(in_channels, out_channels, num_outs)
+
+
+def test_arguments_that_a_class_takes_out_of_its_kwargs_are_known(matches) -> None:
+    cfg = changed(DETECTOR, {'model.neck.type': Popping, 'model.neck.extra': 1})
+    assert key_findings(cfg) == []
+    cfg.model.neck.num_out = 5
+    matches(key_findings(cfg), r"model\.neck\.num_out=5: Popping takes no such argument; did you mean 'num_outs'")
+
+
+def test_a_class_that_uses_its_kwargs_otherwise_is_not_checked() -> None:
+    cfg = changed(DETECTOR, {'model.neck.type': Storing, 'model.neck.anything': 1})
+    assert key_findings(cfg) == []
