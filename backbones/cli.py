@@ -6,6 +6,7 @@ import argparse
 import atexit
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from backbones.missing import MissingToolboxError, how_to_install
@@ -50,6 +51,8 @@ def run_tool(main: Callable[[], int | None]) -> None:
 
     With the environment variable `MMBACKBONES_TRACEBACK=1` the traceback is shown instead.
     """
+    # mmdet's, on import; the metric that it names is used by nobody here
+    warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     try:
         code = main()
     except (ValueError, OSError, ImportError) as error:

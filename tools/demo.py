@@ -11,7 +11,13 @@ from backbones.cli import run_tool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--setup-json', help='file with the seconds that the set-up took, written by the Makefile')
+    parser.add_argument('--data-only', action='store_true', help='only make the data set, in data/demo')
     args = parser.parse_args()
+    if args.data_only:
+        from backbones.data.demo import generate_demo
+
+        print(f'demo data: {generate_demo(Path("data/demo"))}')
+        return
     from backbones.demo import format_summary, run_demo
 
     setup = Path(args.setup_json) if args.setup_json else None

@@ -43,7 +43,7 @@ def check(configs: list[Path], count: bool) -> int:
         print(f'[{count_so_far}] {"differs" if found else "ok":7} {place}', flush=True)
         for text in found:
             print(f'    {text}', flush=True)
-    print(f'{len(configs)} configs, {total or "no"} difference{"s" if total != 1 else ""}')
+    print(f'{len(configs)} config{"s" * (len(configs) != 1)}, {total or "no"} difference{"s" * (total != 1)}')
     return 2 if total else 0
 
 
@@ -59,6 +59,8 @@ def tables(compare: bool) -> int:
     stale = 0
     for folder in sorted({path.parent for path in leaves()}):
         readme = folder / 'README.md'
+        if not readme.is_file():  # a folder of one's own
+            continue
         text = filled(readme)
         if text == readme.read_text(encoding='utf-8'):
             continue
@@ -68,6 +70,8 @@ def tables(compare: bool) -> int:
         else:
             readme.write_text(text, encoding='utf-8')
             print(f'wrote {readme.relative_to(ROOT)}')
+    if not stale:
+        print('the tables are those of the cards')
     return 2 if compare and stale else 0
 
 

@@ -109,9 +109,10 @@ def card_of_file(path: str | Path) -> Card:
     for node in ast.parse(Path(path).read_text(encoding='utf-8')).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'card':
             try:
-                return _checked(_literal(node.value), path)
-            except (SyntaxError, TypeError) as error:
+                given = _literal(node.value)
+            except (SyntaxError, TypeError, ValueError) as error:
                 raise ValueError(f'card of {path} is no plain dict(key=value, ...): {error}') from error
+            return _checked(given, path)
     return _checked(None, path)
 
 

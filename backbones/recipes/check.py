@@ -40,10 +40,10 @@ def findings(path: Path, count: bool = True) -> list[str]:
         card = read_card(cfg)
     except ValueError as error:
         return [str(error), *key_findings(cfg), *combination_findings(cfg)]
-    found = [*form_findings(path, card), *key_findings(cfg), *combination_findings(cfg)]
-    if found:  # what is no valid config cannot be compared
-        return found
-    found += [*fact_findings(cfg, card), *schedule_findings(cfg)]
+    form, invalid = list(form_findings(path, card)), [*key_findings(cfg), *combination_findings(cfg)]
+    if invalid:  # what is no valid config cannot be compared
+        return [*form, *invalid, 'not compared with its card before these are mended']
+    found = [*form, *fact_findings(cfg, card), *schedule_findings(cfg)]
     return found + (list(count_findings(cfg, card)) if count else [])
 
 

@@ -68,6 +68,20 @@ def _simulated(settings: str, steps: int, epoch: int) -> np.ndarray:
     return factors
 
 
+def warmup_note(cfg: Config, steps: int) -> list[str]:
+    """A line for the log where a warm-up takes more than a tenth of a run of `steps` optimiser steps."""
+    ends = [scheduler.get('end') for scheduler in schedulers(cfg)
+            if scheduler['type'] == 'LinearLR' and not scheduler.get('by_epoch', True)]
+    longest = max((end for end in ends if end), default=0)
+    if 10 * longest <= steps:
+        return []
+    return [
+        f'the warm-up takes {longest} steps and the run has {steps}: the learning rate is below what the config says '
+        f'for {"all of it" if longest >= steps else f"{longest / steps:.0%} of it"}; train longer, or shorten the '
+        'warm-up (param_scheduler.0.end)'
+    ]
+
+
 def schedule_findings(cfg: Config) -> Iterator[str]:
     """Say where the schedule and the training do not fit: ends, stretches of zero, rates above the base rate."""
     steps, epoch = total_steps(cfg), steps_per_epoch(cfg)

@@ -10,6 +10,7 @@ from backbones.recipes.card import OURS, Card, card_of_file, read_count, title
 
 BEGIN, END = '<!-- recipes -->', '<!-- /recipes -->'
 OTHER = 'other data'
+ONE_GPU = '-1gpu_'  # in the name of a recipe for one GPU
 SCORES = {'COCO': ('box', 'mask'), 'ADE20K': ('mIoU', 'mIoU_ms')}
 HEADINGS = {'box': 'box AP', 'mask': 'mask AP', 'mIoU': 'mIoU', 'mIoU_ms': 'multi-scale, flip'}
 KEY = (
@@ -36,8 +37,12 @@ def folder_tables(folder: Path) -> str:
         sections[data_of(path)].append((path, card_of_file(path)))
     parts = [textwrap.fill(KEY, 120)]
     for name, recipes in sections.items():
-        if recipes:
-            parts += [f'## {name}', _table(sorted(recipes, key=_order), notes)]
+        recipes.sort(key=_order)
+        small = [recipe for recipe in recipes if ONE_GPU in recipe[0].stem]
+        rest = [recipe for recipe in recipes if recipe not in small]
+        for heading, part in ((f'## {name}', rest), (f'### {name} on one GPU', small)):
+            if part:
+                parts += [heading, _table(part, notes)]
     if notes:
         parts += ['## Notes', '\n'.join(f'{number}. {note}' for number, note in enumerate(notes, 1))]
     return '\n\n'.join(parts) + '\n\n'
@@ -56,25 +61,33 @@ def _order(recipe: tuple[Path, Card]) -> tuple[str, float, str]:
 
 def _table(recipes: list[tuple[Path, Card]], notes: list[str]) -> str:
     scores = SCORES.get(data_of(recipes[0][0]), ())
-    head = ['recipe', 'weights', 'batch', 'lr', 'layer decay', 'drop path', 'precision', 'parameters', 'FLOPs',
-            *(HEADINGS[name] for name in scores), 'source', 'note']
-    rows = [_row(path, card, scores, notes) for path, card in recipes]
+    sizes = {_size(card) for _, card in recipes}
+    at = f' {sizes.pop()}' if len(sizes) == 1 else ''  # in the heading where all rows share it
+    head = ['recipe', *(HEADINGS[name] for name in scores), 'parameters', f'FLOPs{at}', 'weights', 'lr', 'layer decay',
+            'drop path', 'precision', 'batch', 'source', 'note']
+    rows = [_row(path, card, scores, notes, bool(at)) for path, card in recipes]
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def _row(path: Path, card: Card, scores: tuple[str, ...], notes: list[str]) -> list[str]:
+def _size(card: Card) -> str:
+    """'at 800 x 1280' of the card's FLOPs."""
+    return re.search(r'at \d+ x \d+', card.flops)[0]
+
+
+def _row(path: Path, card: Card, scores: tuple[str, ...], notes: list[str], same_size: bool) -> list[str]:
+    flops = _count(card.flops)
     return [
         f'[{_short_title(path)}]({path.name})',
+        *(_score(card, name) for name in scores),
+        _count(card.params),
+        flops.replace(f' {_size(card)}', '') if same_size else flops,
         f'`{card.init}`' if card.init else 'none',
-        f'{card.batch} / {card.per_gpu}',
         f'{card.lr:.0e}'.replace('e-0', 'e-'),
         card.decay.split(',')[0].replace('_wise', '') if card.decay else 'none',
         f'{card.drop_path:g}' + (', frozen' if card.frozen else ''),
         card.precision,
-        _count(card.params),
-        _count(card.flops),
-        *(_score(card, name) for name in scores),
+        f'{card.batch} / {card.per_gpu}',
         _source(card),
         _note(card, notes),
     ]

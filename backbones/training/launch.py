@@ -13,6 +13,7 @@ from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
 from backbones.recipes.keys import check_config
+from backbones.recipes.schedule import warmup_note
 from backbones.runner import build_runner
 from backbones.training.batch import (
     SameBatchHook,
@@ -68,6 +69,8 @@ def run_training(
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
         runner.logger.info(note)
+    for note in warmup_note(cfg, runner.max_iters):
+        runner.logger.warning(note)
     _check_runner(runner, model)
     if runner._load_from is not None:
         file = local_file(runner._load_from)

@@ -81,8 +81,15 @@ def test_a_difference_is_reported(
 
 def test_dead_keys_are_reported_before_anything_is_compared(changed: Callable[[str, str, str], Path]) -> None:
     found = findings(changed(MASK, 'optim_wrapper =', 'fp16 = dict(loss_scale=512)\noptim_wrapper ='))
-    assert len(found) == 1
     assert 'fp16' in found[0]
+    assert found[1:] == ['not compared with its card before these are mended']
+
+
+def test_what_is_wrong_with_the_form_and_with_the_values_is_reported_at_once(
+    changed: Callable[[str, str, str], Path]) -> None:
+    path = changed(MASK, '--nproc_per_node 8', '--nproc_per_node 3')
+    path.write_text(path.read_text().replace('optimizer=dict(lr=1e-4)', 'optimizer=dict(lr=2e-4)'))
+    assert [text.split(':')[0].split(' ')[0] for text in findings(path, count=False)] == ['the', 'lr']
 
 
 def test_a_published_count_may_be_off_by_its_last_digit_and_ours_may_not() -> None:

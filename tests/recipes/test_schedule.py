@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from mmengine.config import Config
 
-from backbones.recipes.schedule import lr_factors, steps_per_epoch, total_steps
+from backbones.recipes.schedule import lr_factors, steps_per_epoch, total_steps, warmup_note
 
 # MMEngine's ramps reach their end one step earlier than mmcv's: 1 / 250 of the ViTDet warm-up at most.
 ONE_STEP = 1 / 250
@@ -62,3 +62,10 @@ def test_an_epoch_has_the_steps_of_the_data_set_or_a_thousand_where_it_is_unknow
     assert total_steps(cfg) == 36 * 7330
     cfg.train_dataloader.dataset.ann_file = 'mine.json'
     assert steps_per_epoch(cfg) == 1000
+
+
+@pytest.mark.parametrize(('steps', 'said'), [(36, 'for all of it'), (2000, 'for 25% of it'), (5000, None)])
+def test_a_warmup_of_more_than_a_tenth_of_the_run_is_noted(steps: int, said: str | None) -> None:
+    cfg = Config.fromfile(ROOT / 'configs/convnext/mask-rcnn_convnext-t-in22k_12e-1gpu_coco.py')
+    notes = warmup_note(cfg, steps)
+    assert [said in note and f'the run has {steps}' in note for note in notes] == ([True] if said else [])
