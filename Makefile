@@ -15,12 +15,13 @@ RUN := $(VENV)/bin/python
 # Set in many container images. Without byte code each tool would compile some 3000 modules anew, 7 s every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test soak lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    set up, then train, test and picture a detector and a segmenter on generated images'
 	@echo 'make test    set up, then run the tests'
+	@echo 'make soak    set up, then run the long tests: kills, damaged files, resumed and long runs; up to 30 minutes'
 	@echo 'make setup   only set up: $(VENV) with torch, the OpenMMLab forks, mmcv with compiled ops, this project'
 	@echo 'make lint    ruff'
 	@echo 'make clean   remove caches and build leftovers; keeps $(VENV), work_dirs/ and data/'
@@ -34,7 +35,7 @@ setup: $(STAMP)
 $(STAMP): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo 'PYTHON=$(PYTHON) is missing or older than 3.10: install Python >= 3.10 or name one, as in "make setup PYTHON=python3.12".' >&2; exit 1; }
-	@$(PYTHON) tools/setup/install.py --venv '$(VENV)' --torch '$(TORCH)' $(if $(filter test lint,$(MAKECMDGOALS)),--test)
+	@$(PYTHON) tools/setup/install.py --venv '$(VENV)' --torch '$(TORCH)' $(if $(filter test soak lint,$(MAKECMDGOALS)),--test)
 	@rm -f $(VENV)/.setup-*
 	@touch $(STAMP)
 
@@ -48,6 +49,10 @@ demo: $(STAMP)
 # One thread per test process: two processes share the machine, and toy tensors gain nothing from threads.
 test: $(STAMP) $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(PYTEST_ARGS)
+
+# The long half of the tests: one process, at most 30 minutes on two cores.
+soak: $(STAMP) $(TEST_STAMP)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -q -m soak $(SOAK_ARGS)
 
 lint: $(STAMP) $(TEST_STAMP)
 	$(RUN) -m ruff check .

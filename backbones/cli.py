@@ -60,10 +60,12 @@ def run_tool(main: Callable[[], int | None]) -> None:
             raise
         print(f'error: {_sentence(error)}', file=sys.stderr)
         code = 2
+    except SystemExit as end:  # of a hook that ends the run with a code of its own
+        code = end.code
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         code = 130
-    _leave_process_group(code or 0)
+    _leave_process_group(code if isinstance(code, int) else int(code is not None))
     sys.stdout.flush()
     sys.exit(code)
 

@@ -30,9 +30,13 @@ MODELS = _child(
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
 )
+OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'training.guards')
 DATASETS = _child('dataset', _root.DATASETS, 'data')
 TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
-HOOKS = _child('hook', _root.HOOKS, 'training.hooks', 'evaluation.outputs')
-METRICS = _child('metric', _root.METRICS, 'evaluation.coco_metric')
+HOOKS = _child(
+    'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
+    'training.run_record', 'training.inject_run', 'training.hooks', 'training.bad_samples_hook',
+    'training.safe_checkpoint', 'evaluation.outputs')
+METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')
 LOOPS = _child('loop', _root.LOOPS, 'training.loops')
 DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'data')

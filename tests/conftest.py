@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,18 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / 'shared'  # sample images and more reference tensors, where someone has put them
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f'the sample data sets ({SHARED / "data"}) are not here')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _cache_of_the_checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests have checked is not remembered in the user's cache."""
+    before = os.environ.get('XDG_CACHE_HOME')
+    os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+    yield
+    if before is None:
+        del os.environ['XDG_CACHE_HOME']
+    else:
+        os.environ['XDG_CACHE_HOME'] = before
 
 
 @dataclass(frozen=True)

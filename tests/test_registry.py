@@ -89,6 +89,7 @@ def test_a_broken_mmengine_is_not_reported_as_a_missing_one(run_python):
         ('METRICS', 'METRICS'),
         ('LOOPS', 'LOOPS'),
         ('DATA_SAMPLERS', 'DATA_SAMPLERS'),
+        ('OPTIM_WRAPPERS', 'OPTIM_WRAPPERS'),
     ],
 )
 def test_each_registry_is_a_child_of_the_root_of_its_kind(name, root):
@@ -98,7 +99,8 @@ def test_each_registry_is_a_child_of_the_root_of_its_kind(name, root):
 
 
 @pytest.mark.parametrize('name', [
-    'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'DATASETS', 'TRANSFORMS', 'HOOKS', 'METRICS', 'LOOPS', 'DATA_SAMPLERS'])
+    'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'DATASETS', 'TRANSFORMS', 'HOOKS', 'METRICS', 'LOOPS', 'DATA_SAMPLERS',
+    'OPTIM_WRAPPERS'])
 def test_each_location_is_a_module_of_the_package(name):
     for location in getattr(registry, name)._locations:
         assert importlib.util.find_spec(location) is not None, location

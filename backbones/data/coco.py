@@ -9,18 +9,18 @@ there is an error. Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from mmdet.datasets.coco import CocoDataset as MMDetCocoDataset
-from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
 from ..registry import DATASETS
-from .coco_checks import check_annotation, check_structure
+from .bad_samples import BadSampleMixin
+from .coco_checks import sort_out
+from .coco_files import load_coco
 from .files import is_local, missing_files, require_folder, some
 from .palette import make_palette
 
@@ -67,7 +67,7 @@ def category_ids(source: Any, classes: Sequence[str], where: str = 'the annotati
 
 
 @DATASETS.register_module()
-class CocoDataset(MMDetCocoDataset):
+class CocoDataset(BadSampleMixin, MMDetCocoDataset):
     """mmdet's COCO dataset with class names read from the file, labels by name, and checks at the start.
 
     Takes the arguments of mmdet's. Those that behave otherwise:
@@ -81,6 +81,7 @@ class CocoDataset(MMDetCocoDataset):
             pictures.
         check_files: Whether to look for every picture's file before the first step. Set it to False for a
             file system that is slow to list; pictures in an object store are never looked for.
+        on_bad_sample: 'raise' or 'skip', with max_bad_samples and bad_samples_file; see `BadSampleMixin`.
 
     Raises:
         ValueError: For whatever would break or falsify a run later; the message names the file, the entry and
@@ -96,12 +97,10 @@ class CocoDataset(MMDetCocoDataset):
     def load_data_list(self) -> list[dict]:
         """Read and check the annotation file; return one dict per picture as mmdet's transforms expect it."""
         content = self._read()
-        check_structure(content, self.ann_file)
         self._choose_classes(content['categories'])
         self._annotations = defaultdict(list)
         for entry in content['annotations']:
             self._annotations[entry['image_id']].append(entry)
-        self._all_categories = {category['id'] for category in content['categories']}
         self._notices = defaultdict(list)
         self._has_masks = any(entry.get('segmentation') for entry in content['annotations'])
         self._check_masks_wanted(bool(content['annotations']))
@@ -121,7 +120,7 @@ class CocoDataset(MMDetCocoDataset):
             self._notices[f'are left out: no picture of their image_id ({image_ids}) is listed'] += orphans
         self._check_files_exist(data_list)
         self._report()
-        del self._annotations, self._all_categories, self._notices
+        del self._annotations, self._notices
         return data_list
 
     def _read(self) -> dict:
@@ -131,17 +130,7 @@ class CocoDataset(MMDetCocoDataset):
                 f'the annotation file {self.ann_file} does not exist (data_root={self.data_root!r} and '
                 f'ann_file); put the data there{made} or change the config; data/README.md shows the layouts'
             )
-        try:
-            with (
-                get_local_path(self.ann_file, backend_args=self.backend_args) as path,
-                open(path, 'rb') as file,
-            ):
-                return json.load(file)
-        except ValueError as error:
-            raise ValueError(
-                f'{self.ann_file} is not readable as JSON, it may be cut off or another file: {error}. Get '
-                'or write it again'
-            ) from error
+        return load_coco(self.ann_file, self.backend_args)
 
     def _choose_classes(self, categories: list[dict]) -> None:
         """Fix class names, category ids in the order of the labels, and colours."""
@@ -167,20 +156,14 @@ class CocoDataset(MMDetCocoDataset):
             )
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
-        """Check one picture's annotations and turn them into mmdet's form; crowds get `ignore_flag` 1."""
+        """Sort out one picture's annotations and turn them into mmdet's form; crowds get `ignore_flag` 1."""
         image, annotations = raw_data_info['raw_img_info'], []
         expected = 0
         for annotation in raw_data_info['raw_ann_info']:
-            if annotation['category_id'] not in self._all_categories:
-                raise ValueError(
-                    f'annotation {annotation["id"]} in {self.ann_file} has category_id '
-                    f'{annotation["category_id"]}, which is not in its categories; correct the id or add '
-                    'the category'
-                )
             if annotation['category_id'] not in self.cat2label or annotation.get('ignore', False):
                 continue
-            annotation, notice, left_out = check_annotation(annotation, image, self.ann_file)
-            if notice:
+            annotation, notices, left_out = sort_out(annotation, image)
+            for notice in notices:
                 self._notices[notice].append(annotation['id'])
             if left_out:
                 continue

@@ -11,6 +11,44 @@ import math
 from collections import Counter
 from typing import Any
 
+from .coco_masks import check_mask, check_total, run_totals, usable_polygons
+
+MAX_ID = 2**63 - 1
+FIELDS = dict(
+    images=('id', 'file_name', 'height', 'width'),
+    categories=('id', 'name'),
+    annotations=('id', 'image_id', 'category_id', 'bbox'),
+)
+
+
+def check_content(content: Any, file: str) -> None:
+    """Check a whole COCO file, and make 'annotations' an empty list where there is none.
+
+    An annotation that belongs to no picture of the list is not looked into: nothing reads it.
+
+    Raises:
+        ValueError: Naming the file, the entry, and what is wrong.
+    """
+    check_structure(content, file)
+    images = {image['id']: image for image in content['images']}
+    categories = {category['id'] for category in content['categories']}
+    strings = []
+    for annotation in content['annotations']:
+        if annotation['category_id'] not in categories:
+            raise ValueError(
+                f'annotation {annotation["id"]} in {file} has category_id {annotation["category_id"]}, which is not in '
+                'its categories; correct the id or add the category'
+            )
+        image = images.get(annotation['image_id'])
+        if image is None:
+            continue
+        string = _check_annotation(annotation, image, file)
+        if string is not None:
+            strings.append((annotation, image, string))
+    totals = run_totals([string for _, _, string in strings])
+    for (annotation, image, _), total in zip(strings, totals, strict=True):
+        check_total(total, image['height'] * image['width'], _name(annotation, image, file))
+
 
 def check_structure(content: Any, file: str) -> None:
     """Check the lists of a COCO file and the ids in them; where 'annotations' is missing, it becomes empty.
@@ -20,31 +58,41 @@ def check_structure(content: Any, file: str) -> None:
     """
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ('images', 'categories')
-    ):
+    ) or not isinstance(content.setdefault('annotations', []), list):
         raise ValueError(
             f"{file} is no COCO file: it must hold the lists 'images', 'annotations' and 'categories'"
         )
-    content.setdefault('annotations', [])
-    fields = dict(
-        images=('id', 'file_name', 'height', 'width'),
-        categories=('id', 'name'),
-        annotations=('id', 'image_id', 'category_id', 'bbox'),
-    )
-    for kind, keys in fields.items():
+    for kind, keys in FIELDS.items():
+        needed = set(keys)
         for place, entry in enumerate(content[kind]):
-            for key in keys:
-                if key not in entry:
-                    raise ValueError(
-                        f'entry {place} of {kind!r} in {file} has no {key!r}; every one needs '
-                        f'{", ".join(keys)}'
-                    )
+            if not isinstance(entry, dict) or not needed <= entry.keys():
+                _refuse_entry(entry, place, kind, keys, file)
+        for key in keys:
+            if key.endswith('id'):
+                _check_ids(content[kind], key, kind, file)
         _check_unique(content[kind], 'id', kind, file)
-    _check_unique(content['categories'], 'name', 'categories', file)
-    wrong = [category['id'] for category in content['categories'] if not isinstance(category['id'], int)]
-    if wrong:
-        raise ValueError(f"'categories' in {file} has the id {wrong[0]!r}; ids must be whole numbers")
-    if not content['categories']:
-        raise ValueError(f"{file} lists no categories; add them, [{{'id': 1, 'name': ...}}, ...]")
+    _check_images(content['images'], file)
+    _check_categories(content['categories'], file)
+
+
+def _refuse_entry(entry: Any, place: int, kind: str, keys: tuple[str, ...], file: str) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f'entry {place} of {kind!r} in {file} is {entry!r:.40}; it must be an object in braces')
+    key = next(key for key in keys if key not in entry)
+    raise ValueError(f'entry {place} of {kind!r} in {file} has no {key!r}; every one needs {", ".join(keys)}')
+
+
+def _check_ids(entries: list[dict], key: str, kind: str, file: str) -> None:
+    kinds = {type(entry[key]) for entry in entries}
+    if kinds <= {int} and all(-MAX_ID <= entry[key] <= MAX_ID for entry in entries):
+        return
+    for place, entry in enumerate(entries):
+        value = entry[key]
+        # with numbers and words mixed, COCOeval would turn all into words and find none of the numbers
+        if not (isinstance(value, str) and kinds == {str}) and not (type(value) is int and -MAX_ID <= value <= MAX_ID):
+            raise ValueError(
+                f'entry {place} of {kind!r} in {file} has the {key} {value!r:.40}; ids must be whole numbers of 64 bits'
+            )
 
 
 def _check_unique(entries: list[dict], key: str, kind: str, file: str) -> None:
@@ -56,89 +104,108 @@ def _check_unique(entries: list[dict], key: str, kind: str, file: str) -> None:
     )
 
 
-def check_annotation(annotation: dict, image: dict, file: str) -> tuple[dict, str, bool]:
-    """Check one annotation against its picture.
+def _check_images(images: list[dict], file: str) -> None:
+    for image in images:
+        width, height, name = image['width'], image['height'], image['file_name']
+        if type(width) is not int or type(height) is not int or width < 1 or height < 1:
+            raise ValueError(
+                f'picture {image["id"]} ({name!r:.80}) in {file} has width {width!r:.20} and height {height!r:.20}; '
+                'both must be whole numbers of 1 or more'
+            )
+        if not isinstance(name, str) or not name or '\0' in name:
+            raise ValueError(f'picture {image["id"]} in {file} has the file_name {name!r:.80}; it must be a name')
 
-    Returns:
-        The annotation, with `area` filled in from the box where it is missing; what is odd about it, '' if
-        nothing; and whether it must be left out.
 
-    Raises:
-        ValueError: For numbers that are none, and masks that pycocotools cannot safely read.
-    """
-    name = f'annotation {annotation["id"]} (picture {image["file_name"]}) in {file}'
+def _check_categories(categories: list[dict], file: str) -> None:
+    for category in categories:
+        if not isinstance(category['name'], str) or type(category['id']) is not int:
+            raise ValueError(
+                f"'categories' in {file} has the id {category['id']!r:.40} with the name {category['name']!r:.40}; ids "
+                'must be whole numbers and names words'
+            )
+    _check_unique(categories, 'name', 'categories', file)
+    if not categories:
+        raise ValueError(f"{file} lists no categories; add them, [{{'id': 1, 'name': ...}}, ...]")
+
+
+def _name(annotation: dict, image: dict, file: str) -> str:
+    return f'annotation {annotation["id"]} (picture {image["file_name"]}) in {file}'
+
+
+def _check_annotation(annotation: dict, image: dict, file: str) -> str | None:
+    """Check box and mask; return run lengths in a string, which are checked many at a time."""
     try:
         x, y, width, height = annotation['bbox']
-        area = annotation.get('area', width * height)
+        area = annotation.get('area', 0)
         finite = math.isfinite(x + y + width + height) and math.isfinite(area)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f'{name} has bbox {annotation["bbox"]!r}; it must be four numbers: x, y, width, height'
+            f'{_name(annotation, image, file)} has bbox {annotation["bbox"]!r:.80} and area '
+            f'{annotation.get("area")!r:.40}; the box must be four numbers, x, y, width, height, and the area one'
         ) from None
     if not finite:
         raise ValueError(
-            f'{name} has bbox {annotation["bbox"]} and area {area}; all must be finite numbers: correct or '
-            'remove the annotation'
+            f'{_name(annotation, image, file)} has bbox {annotation["bbox"]} and area {area}; all must be finite '
+            'numbers: correct or remove the annotation'
         )
-    if 'area' not in annotation:
-        annotation = {**annotation, 'area': area}
+    if annotation.get('iscrowd', 0) not in (0, 1):
+        raise ValueError(
+            f'{_name(annotation, image, file)} has iscrowd {annotation["iscrowd"]!r:.40}; it must be 0 or 1'
+        )
+    side = max(image['width'], image['height'])
+    if max(x + width, y + height) > 2 * side or min(x, y) < -side:
+        _refuse_far_box(annotation, image, file)
     mask = annotation.get('segmentation')
-    if mask:
-        _check_mask(mask, image, name)
-        if isinstance(mask, list) and not any(
-            len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask
-        ):
-            annotation = {**annotation, 'segmentation': []}
+    if not mask:
+        return None
+    return check_mask(mask, image['height'], image['width'], _Lazy(annotation, image, file))
 
-    if width < 1 or height < 1 or area <= 0:
-        return (
-            annotation,
-            'are left out: their box is less than a pixel wide or high, or their area is 0',
-            True,
+
+def _refuse_far_box(annotation: dict, image: dict, file: str) -> None:
+    """Raise where a box that is used reaches far outside; one wholly outside is left out later, and counted."""
+    x, y, width, height = annotation['bbox']
+    inside = min(x + width, image['width']) > max(x, 0) and min(y + height, image['height']) > max(y, 0)
+    if inside and width > 0 and height > 0:
+        raise ValueError(
+            f'{_name(annotation, image, file)} has bbox {annotation["bbox"]}, far outside its picture of '
+            f'{image["width"]}x{image["height"]} (width x height); correct or remove the annotation'
         )
+
+
+class _Lazy:
+    """The name of an annotation, put together only for a message: 860,000 of them take a second."""
+
+    def __init__(self, *parts) -> None:
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return _name(*self.parts)
+
+
+def sort_out(annotation: dict, image: dict) -> tuple[dict, list[str], bool]:
+    """Decide what becomes of an annotation that `check_content` has passed.
+
+    Returns:
+        The annotation, with `area` filled in from the box where it is missing and without polygons of fewer than three
+        points; what is odd about it; and whether it must be left out.
+    """
+    x, y, width, height = annotation['bbox']
+    if 'area' not in annotation:
+        annotation = {**annotation, 'area': width * height}
+    notices = []
+    mask = annotation.get('segmentation')
+    if mask and isinstance(mask, list):
+        usable = usable_polygons(mask)
+        if len(usable) < len(mask):
+            annotation = {**annotation, 'segmentation': usable}
+            if usable:
+                notices.append('have polygons of fewer than three points, or with half a point, which are left out')
+    if width < 1 or height < 1 or annotation['area'] <= 0:
+        return annotation, ['are left out: their box is less than a pixel wide or high, or their area is 0'], True
     inner_width = min(x + width, image['width']) - max(x, 0)
     inner_height = min(y + height, image['height']) - max(y, 0)
     if inner_width <= 0 or inner_height <= 0:
-        return annotation, 'are left out: their box lies outside the picture', True
+        return annotation, ['are left out: their box lies outside the picture'], True
     if min(x, y, image['width'] - x - width, image['height'] - y - height) < -1:
-        return annotation, 'have a box that reaches more than a pixel beyond the picture', False
-    return annotation, '', False
-
-
-def _check_mask(mask: Any, image: dict, name: str) -> None:
-    height, width = image['height'], image['width']
-    if isinstance(mask, list):
-        _check_polygons(mask, max(height, width), name)
-        return
-    if not isinstance(mask, dict) or not isinstance(mask.get('counts'), (list, str)) or 'size' not in mask:
-        raise ValueError(
-            f"{name} has a segmentation that is neither polygons nor {{'size', 'counts'}}; correct it"
-        )
-    if list(mask['size']) != [height, width]:
-        raise ValueError(
-            f'{name} has a run-length mask of size {mask["size"]} while its picture is {[height, width]} '
-            '(height, width); correct whichever is wrong'
-        )
-    if isinstance(mask['counts'], list) and sum(mask['counts']) != height * width:
-        raise ValueError(
-            f'{name} has run lengths that add up to {sum(mask["counts"])} pixels while its picture has '
-            f'{height * width}; write the mask again'
-        )
-
-
-def _check_polygons(polygons: list, side: int, name: str) -> None:
-    """`sum`, `min` and `max` run in C: 20 million coordinates of COCO take about a second."""
-    for polygon in polygons:
-        try:
-            finite = math.isfinite(sum(polygon))
-        except TypeError:
-            finite = False
-        if not finite:
-            raise ValueError(
-                f'{name} has a polygon with a value that is no finite number; correct or remove it'
-            )
-        if polygon and (min(polygon) < -side or max(polygon) > 2 * side):
-            raise ValueError(
-                f'{name} has a polygon from {min(polygon)} to {max(polygon)}, far outside its picture, '
-                f'whose longer side is {side}; correct or remove it'
-            )
+        notices.append('have a box that reaches more than a pixel beyond the picture')
+    return annotation, notices, False

@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import mmcv
 import numpy as np
-from mmengine.fileio import LocalBackend, get, get_file_backend
+from mmengine.fileio import LocalBackend, get_file_backend
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -61,11 +60,8 @@ def some(items: Iterable, count: int = 3) -> str:
 
 
 def read_image(path: str | os.PathLike, backend_args: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Read a picture as RGB (H, W, 3) uint8, turned as its EXIF note says (as mmcv's loader does)."""
-    content = get(path, backend_args)
-    image = mmcv.imfrombytes(content, flag='color') if content else None  # 'rgb' would fail inside OpenCV on None
-    if image is None:
-        raise ValueError(
-            f'{path} cannot be read as a picture; it may be cut off or another kind of file: replace it'
-        )
+    """Read a picture as RGB (H, W, 3) uint8, turned as its EXIF note says, checked as in training."""
+    from .images import decode_image, read_content  # they need this module's neighbours; it needs nobody
+
+    image = decode_image(read_content(path, backend_args), str(path))
     return np.ascontiguousarray(image[..., ::-1])  # BGR to RGB

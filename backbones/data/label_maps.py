@@ -20,14 +20,17 @@ from mmseg.datasets.basesegdataset import BaseSegDataset
 from mmseg.datasets.transforms.loading import LoadAnnotations
 
 from ..registry import DATASETS, TRANSFORMS
+from .bad_samples import BadSampleError, BadSampleMixin
 from .files import IMAGE_SUFFIXES, is_local, require_folder, some
+from .image_headers import read_header
+from .images import MAX_PIXELS, read_content
 from .palette import make_palette
 
 IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 
 @DATASETS.register_module()
-class LabelMapDataset(BaseSegDataset):
+class LabelMapDataset(BadSampleMixin, BaseSegDataset):
     """Pictures and label maps in two folders, paired by name.
 
     Takes the arguments of mmseg's `BaseSegDataset`. Those that behave otherwise:
@@ -42,6 +45,7 @@ class LabelMapDataset(BaseSegDataset):
             False: values 0 to the number of classes - 1 are the classes and 255 is ignored.
         classes_file: Name of the class list under `data_root`, one name a line; None never looks for it.
         ann_file: A list of names without suffix, one a line, to use only those pictures.
+        on_bad_sample: 'raise' or 'skip', with max_bad_samples and bad_samples_file; see `BadSampleMixin`.
 
     Raises:
         ValueError: A folder is missing, a picture or label map lacks its counterpart, or the classes are not
@@ -210,7 +214,7 @@ class LoadLabelMap(LoadAnnotations):
         backend_args: Where the files are, as for mmseg's `LoadAnnotations`.
 
     Raises:
-        ValueError: Naming the file: it is no picture, has colour channels, holds a value out of range, or is
+        BadSampleError: Naming the file: it is no picture, has colour channels, holds a value out of range, or is
             of another size than its picture.
     """
 
@@ -254,16 +258,20 @@ class LoadLabelMap(LoadAnnotations):
         results.setdefault('seg_fields', []).append('gt_seg_map')
 
     def _read(self, path: str) -> np.ndarray:
+        content = read_content(path, self.backend_args, kind='label map')
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            header = read_header(content)
+            if header.width * header.height > MAX_PIXELS:
+                raise ValueError(f'says that it is {header.width}x{header.height} pixels, more than {MAX_PIXELS}')
             labels = mmcv.imfrombytes(content, flag='unchanged', backend='pillow')
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f'the label map {path} cannot be read: {error}. Replace the file') from error
+        except Exception as error:  # Pillow's parsers raise whatever comes on damaged files
+            raise BadSampleError(f'the label map {path} cannot be read: {error}. Replace the file', path) from error
         if labels.ndim != 2:
-            raise ValueError(
+            raise BadSampleError(
                 f'the label map {path} is a colour picture of {labels.shape[2]} channels; it must have one '
                 'channel of class numbers. Turn each colour into its number (0 for what is to be ignored) '
-                'and save as grey PNG'
+                'and save as grey PNG',
+                path,
             )
         return labels
 
@@ -277,10 +285,11 @@ class LoadLabelMap(LoadAnnotations):
 def _check_size(labels: np.ndarray, results: dict, path: str) -> None:
     size = results.get('ori_shape')  # set by LoadImageFromFile; later resizing leaves it
     if size is not None and tuple(size[:2]) != labels.shape:
-        raise ValueError(
+        raise BadSampleError(
             f'the label map {path} is {labels.shape[1]}x{labels.shape[0]} (width x height) while its '
             f'picture {results.get("img_path")} is {size[1]}x{size[0]}; make it again at the size of the '
-            'picture'
+            'picture',
+            path,
         )
 
 
@@ -301,9 +310,10 @@ def _check_values(labels: np.ndarray, num_classes: int, reduce_zero_label: bool,
     hint = (
         f'; write pixels to be ignored as 0, not {IGNORED}' if reduce_zero_label and IGNORED in wrong else ''
     )
-    raise ValueError(
+    raise BadSampleError(
         f'the label map {path} holds the value {some(wrong, 5)} in {int(np.isin(labels, wrong).sum())} '
-        f'pixels, but {rule}{hint}. Correct the file, or the list of classes'
+        f'pixels, but {rule}{hint}. Correct the file, or the list of classes',
+        path,
     )
 
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from PIL import Image
+from torch import Tensor
 
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
@@ -55,7 +56,12 @@ def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id:
 
 def label_png(sample: BaseDataElement, zero_is_ignored: bool) -> bytes:
     """Encode a predicted label map (H, W) as a PNG; classes are 1.. where 0 means ignored, else 0..."""
-    labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64) + int(zero_is_ignored)
+    return label_bytes(sample.pred_sem_seg.data.squeeze(0), zero_is_ignored)
+
+
+def label_bytes(labels: Tensor, zero_is_ignored: bool) -> bytes:
+    """The same of the labels (H, W) themselves."""
+    labels = labels.cpu().numpy().astype(np.int64) + int(zero_is_ignored)
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     buffer = io.BytesIO()
     Image.fromarray(labels.astype(kind)).save(buffer, format='PNG')

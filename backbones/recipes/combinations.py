@@ -311,7 +311,7 @@ def _intervals(cfg: Config) -> Iterator[str]:
                 'count iterations'
             )
     hook = _part(cfg, 'default_hooks').get('checkpoint', {'type': 'CheckpointHook', 'interval': 1}) or {}
-    if _bare(hook) == 'CheckpointHook' and hook.get('by_epoch', True):
+    if _bare(hook) in ('CheckpointHook', 'SafeCheckpointHook') and hook.get('by_epoch', True):
         yield (
             f'default_hooks.checkpoint saves every {hook.get("interval", -1)} epochs, but train_cfg is an '
             'IterBasedTrainLoop, which has none: nothing would be saved on the way; set by_epoch=False and '

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from backbones.registry import SCOPE
 
 PLAIN_LOOPS = {loop.__name__: loop for loop in (EpochBasedTrainLoop, IterBasedTrainLoop)}
-ACCUMULATING_LOOPS = {f'{SCOPE}.Accumulating{name}': name for name in PLAIN_LOOPS}  # ours -> MMEngine's
+# ours -> MMEngine's; configs that older runs left behind say Accumulating
+OWN_LOOPS = {f'{SCOPE}.{kind}{name}': name for name in PLAIN_LOOPS for kind in ('', 'Accumulating')}
 OWN_SAMPLER = f'{SCOPE}.AspectRatioBatchSampler'
 # How MMEngine's init_dist learns it: https://github.com/open-mmlab/mmengine/blob/v0.10.7/mmengine/dist/utils.py
 PROCESS_VARIABLES = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
@@ -124,11 +125,11 @@ def apply_batch_plan(cfg: Config, plan: BatchPlan) -> None:
     loader = cfg.train_dataloader
     loader.batch_size = plan.per_gpu * plan.accumulate
     if plan.accumulate > 1:
-        cfg.train_cfg = dict(type=f'{SCOPE}.Accumulating{name}', accumulate=plan.accumulate, **loop)
+        cfg.train_cfg = dict(type=f'{SCOPE}.{name}', accumulate=plan.accumulate, **loop)
         if loader.get('batch_sampler') is not None:
             loader.batch_sampler.update(type=OWN_SAMPLER, group_size=plan.per_gpu)
     else:
-        cfg.train_cfg = dict(type=name, **loop)
+        cfg.train_cfg = dict(type=f'{SCOPE}.{name}' if cfg.train_cfg.get('type') in OWN_LOOPS else name, **loop)
         (loader.get('batch_sampler') or {}).pop('group_size', None)
 
 
@@ -158,7 +159,8 @@ def check_built(plan: BatchPlan, model: nn.Module, dataloader: DataLoader, keeps
         ValueError: no step of an epoch could have the images that the total batch promises.
     """
     sampler, images = getattr(dataloader.batch_sampler, 'sampler', None), len(dataloader.dataset)
-    endless = isinstance(sampler, InfiniteSampler)  # goes on with the next round of images, so every batch is full
+    # goes on with the next round of images, so every batch is full
+    endless = isinstance(sampler, InfiniteSampler) or getattr(sampler, 'endless', False)
     if not endless and (len(dataloader) == 0 or (keeps_total and images < plan.total)):
         at_once = plan.processes * plan.per_gpu
         most = images // at_once * at_once
@@ -269,9 +271,9 @@ def _own_counts(cfg: Config) -> Any:
 def _loop_accumulate(cfg: Config) -> int:
     """1, unless the config already has a loop of ours."""
     loop = cfg.get('train_cfg') or {}
-    if loop.get('type') not in ACCUMULATING_LOOPS:
+    if loop.get('type') not in OWN_LOOPS:
         return 1
-    return _positive(loop.get('accumulate'), 'train_cfg.accumulate')
+    return _positive(loop.get('accumulate', 1), 'train_cfg.accumulate')
 
 
 def _plain_loop(cfg: Config) -> str:
@@ -284,8 +286,8 @@ def _plain_loop(cfg: Config) -> str:
     given = loop.get('type')
     if given is None and 'by_epoch' in loop:
         return (EpochBasedTrainLoop if loop['by_epoch'] else IterBasedTrainLoop).__name__
-    if given in ACCUMULATING_LOOPS:
-        return ACCUMULATING_LOOPS[given]
+    if given in OWN_LOOPS:
+        return OWN_LOOPS[given]
     cls = LOOPS.get(given) if isinstance(given, str) else given
     for name, plain in PLAIN_LOOPS.items():
         if cls is plain:

@@ -24,6 +24,8 @@ from backbones.training.batch import (
     plan_batch,
 )
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
+from backbones.training.loops import make_resumable
+from backbones.training.resuming import go_on_from, resume_place, saves_safely
 from backbones.weights.load import is_pretrained, local_file
 from backbones.weights.read import read_state
 from backbones.weights.sources import is_url
@@ -62,7 +64,12 @@ def run_training(
     notes = batch_notes(cfg, plan)
     apply_batch_plan(cfg, plan)
     _take_model_init(cfg)
-    _set_resume(cfg, resume)
+    place = None
+    if saves_safely(cfg):
+        make_resumable(cfg)
+        place = resume_place(cfg, resume)
+    else:
+        _set_resume(cfg, resume)
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
     runner = build_runner(cfg)
@@ -72,7 +79,9 @@ def run_training(
     for note in warmup_note(cfg, runner.max_iters):
         runner.logger.warning(note)
     _check_runner(runner, model)
-    if runner._load_from is not None:
+    if place is not None:
+        go_on_from(runner, place, plan, stated=total_batch is not None)
+    elif runner._load_from is not None:
         file = local_file(runner._load_from)
         if cfg.resume:
             check_model_checkpoint(model, read_state(file), file)
@@ -80,7 +89,7 @@ def run_training(
         else:  # fine-tuning: our own reader, after the weights are initialised
             runner._load_from = None
             runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
-    runner.register_hook(PretrainedWeightsHook(against_file=not cfg.get('load_from')))
+    runner.register_hook(PretrainedWeightsHook(against_file=place is None and not cfg.get('load_from')))
     runner.train()
     return Path(cfg.work_dir)
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backbones.checkpoints.store import is_checkpoint, read_weights
 from backbones.weights import pickles
 from backbones.weights.inert import Damaged, Opaque, Refused, first_line, native
 
@@ -86,8 +87,13 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_file(path: str | os.PathLike) -> Any:
-    """Read a checkpoint file as it is, with its wrappers. Arguments and errors as for `read_state`."""
+    """Read a checkpoint file as it is, with its wrappers. Arguments and errors as for `read_state`.
+
+    A folder that a training run wrote (docs/checkpoints.md) gives `state_dict` and `meta`, verified.
+    """
     path = Path(path).expanduser()
+    if is_checkpoint(path):
+        return read_weights(path)
     kind, members = _classify(path)
     try:
         if kind == 'torch':

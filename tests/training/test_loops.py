@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from backbones.training.hooks import NothingLeftHook
-from backbones.training.loops import AccumulatingIterBasedTrainLoop, split_batch
+from backbones.training.loops import IterBasedTrainLoop, split_batch
 
 
 class Points(Dataset):
@@ -84,7 +84,7 @@ def train(folder: Path, loop: dict, *, batch: int, images: int = 8, clip: float 
 
 def epochs(count: int, accumulate: int) -> dict:
     """A train_cfg."""
-    return dict(type='backbones.AccumulatingEpochBasedTrainLoop', max_epochs=count, accumulate=accumulate)
+    return dict(type='backbones.EpochBasedTrainLoop', max_epochs=count, accumulate=accumulate)
 
 
 def weights(runner: Runner) -> Tensor:
@@ -145,7 +145,7 @@ def test_an_average_of_weights_is_updated_once_per_step(tmp_path: Path) -> None:
 
 def iterations(count: int, **more: Any) -> dict:
     """A train_cfg."""
-    return dict(type='backbones.AccumulatingIterBasedTrainLoop', max_iters=count, accumulate=2, **more)
+    return dict(type='backbones.IterBasedTrainLoop', max_iters=count, accumulate=2, **more)
 
 
 def test_a_resumed_run_goes_on_at_the_right_step_and_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_resuming_logs_no_warning_about_lost_gradients(tmp_path: Path, capsys: p
 
 def test_a_parallel_model_communicates_once_per_step() -> None:
     # Wrapper counting as DDP would see it: should_sync is what OptimWrapper asks before it enters no_sync
-    loop, seen = object.__new__(AccumulatingIterBasedTrainLoop), []
+    loop, seen = object.__new__(IterBasedTrainLoop), []
 
     class Model(nn.Linear):
         def train_step(self, chunk: dict, optim_wrapper: OptimWrapper) -> dict:
@@ -186,7 +186,7 @@ def test_a_parallel_model_communicates_once_per_step() -> None:
             return {}
 
     model = Model(3, 1)
-    loop.images_per_pass = 2
+    loop.accumulate, loop.images_per_pass = 3, 2
     optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1))
     loop._runner = SimpleNamespace(model=model, optim_wrapper=optim_wrapper)
     for images in (6, 4):

@@ -1,0 +1,97 @@
+"""COCO annotation files, read as strict JSON and checked once: what passed is remembered by its content."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import get_local_path
+
+from ..files import write_json
+from . import coco_checks, coco_masks
+
+
+def load_coco(file: str, backend_args: Mapping[str, Any] | None = None) -> dict:
+    """Read and check an annotation file.
+
+    A file that passed before (the same bytes, the same checks) is not checked again: see `cache_folder`.
+
+    Raises:
+        ValueError: naming the file, the entry, and what is wrong.
+    """
+    raw = _read(file, backend_args)
+    passed = cache_folder() / f'{hashlib.sha256(raw).hexdigest()}.{checks_version()}.json'
+    known = passed.is_file()
+    text = decode_json(raw, file)
+    del raw  # with it the text would be there twice
+    content, words = parse_json(text, file)
+    del text
+    if known:
+        content.setdefault('annotations', [])
+        return content
+    coco_checks.check_content(content, file)
+    if words:
+        raise ValueError(f'{file} holds the word {words[0]}, which is no number of JSON; correct or remove it')
+    with suppress(OSError):  # a home that cannot be written to: checked again next time
+        write_json(passed, dict(file=os.path.abspath(file), annotations=len(content['annotations'])))
+    return content
+
+
+def cache_folder() -> Path:
+    """Where it is remembered which files passed: `mmbackbones/annotations` in the user's folder for caches."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmbackbones' / 'annotations'
+
+
+@cache
+def checks_version() -> str:
+    """Hash of the checks' own source: a change of them makes every file unknown again."""
+    parts = (Path(module.__file__).read_bytes() for module in (coco_checks, coco_masks))
+    return hashlib.sha256(b''.join(parts)).hexdigest()[:16]
+
+
+def _read(file: str, backend_args: Mapping[str, Any] | None) -> bytes:
+    with get_local_path(file, backend_args=backend_args) as path:
+        return Path(path).read_bytes()
+
+
+def decode_json(raw: bytes, file: str) -> str:
+    """Return the text of a JSON file in UTF-8, -16 or -32."""
+    try:
+        return raw.decode(json.detect_encoding(raw))
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{file} is not readable as JSON, it is no text: {error}. Get or write it again') from error
+
+
+def parse_json(text: str, file: str) -> tuple[Any, list[str]]:
+    """Parse JSON.
+
+    Returns:
+        The content, and the words NaN, Infinity, -Infinity it holds: they are no JSON, but the checks name their place.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    words: list[str] = []
+
+    def note(word: str) -> float:
+        words.append(word)
+        return float(word)
+
+    collects = gc.isenabled()
+    gc.disable()  # no cycle can arise, and the collector would walk millions of numbers again and again
+    try:
+        return json.loads(text, parse_constant=note), words
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f'{file} is not readable as JSON, it may be cut off or another file: {error}. Get or write it again'
+        ) from error
+    finally:
+        if collects:
+            gc.enable()

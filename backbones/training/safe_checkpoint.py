@@ -1,0 +1,310 @@
+"""A checkpoint hook that a kill, a full disk or a flipped bit cannot take the run from: docs/checkpoints.md."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine
+from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from backbones.checkpoints.background import Writer
+from backbones.checkpoints.export import plain_meta
+from backbones.checkpoints.publisher import Publisher
+from backbones.checkpoints.rotation import clean_up
+from backbones.checkpoints.store import check_space, prepare
+from backbones.registry import HOOKS
+from backbones.training.checkpoint_options import check_options
+
+POLL = 10  # iterations between two questions of all ranks whether the background write went well
+
+
+class SaveFailed(ValueError):
+    """A checkpoint could not be saved, and `on_error` is 'stop'."""
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """Save what a run needs to go on, so that one whole checkpoint is on the disk at every moment after the first.
+
+    Replaces MMEngine's CheckpointHook by name; arguments that are not described here mean what they mean there. A
+    checkpoint is a folder `iter_000120` or `epoch_000010`; `last` names the newest, `best.json` the best ones, which
+    rotation leaves alone.
+
+    Args:
+        filename_tmpl: name of an exported `.pth`; default 'epoch_{}.pth' or 'iter_{}.pth'. The best ones are called
+            `best_<metric>_<that>`.
+        published_keys: after the run, give the exported files names with their sha256, as MMEngine does; of the keys
+            'meta' and 'state_dict'.
+        export: write weights as `.pth` of: 'best' (each time there is a new one), 'last' (when the run ends), 'all'
+            (with each checkpoint); a name or a list.
+        on_error: what follows when the disk is full, the file system read-only, ...: 'continue' logs a warning and
+            the run goes on, 'stop' ends it on all ranks. Older checkpoints stay as they are either way.
+        asynchronous: write behind the training, from a copy in memory; an error is reported some iterations later.
+    """
+
+    def __init__(
+        self,
+        interval: int = -1,
+        by_epoch: bool = True,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        out_dir: str | Path | None = None,
+        max_keep_ckpts: int = -1,
+        save_last: bool = True,
+        save_best: str | list[str] | None = None,
+        rule: str | list[str] | None = None,
+        greater_keys: Sequence[str] | None = None,
+        less_keys: Sequence[str] | None = None,
+        file_client_args: None = None,
+        filename_tmpl: str | None = None,
+        backend_args: None = None,
+        published_keys: str | Sequence[str] | None = None,
+        save_begin: int = 0,
+        *,
+        export: str | Sequence[str] = ('best', 'last'),
+        on_error: str = 'continue',
+        asynchronous: bool = True,
+    ) -> None:
+        self.export = (export,) if isinstance(export, str) else tuple(export or ())
+        published = [published_keys] if isinstance(published_keys, str) else list(published_keys or ())
+        backend = file_client_args if backend_args is None else backend_args
+        check_options(self.export, on_error, published, filename_tmpl, backend, save_best, rule)
+        super().__init__(
+            interval, by_epoch, save_optimizer, save_param_scheduler, out_dir, max_keep_ckpts, save_last,
+            list(save_best) if isinstance(save_best, tuple) else save_best, rule, greater_keys, less_keys,
+            filename_tmpl=filename_tmpl, save_begin=save_begin)
+        self._publishes = bool(published)
+        self._unit = 'epoch' if by_epoch else 'iter'
+        self.on_error, self.asynchronous = on_error, asynchronous
+        self._folder = Path()
+        self._writer: Writer | None = None
+        self._pending = False  # the same on all ranks
+        self._saved_iteration = -1  # submitted; the same on all ranks
+        self._scores: dict[str, float] = {}  # the best ones; the same on all ranks
+
+    # --- when -----------------------------------------------------------------------------------------------
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the folder, clean up after dead runs, and find the best checkpoints so far.
+
+        Raises:
+            ValueError: on all ranks, if nothing can be written there.
+        """
+        folder = Path(runner.work_dir)
+        if self.out_dir is not None:
+            folder = Path(self.out_dir) / folder.name
+        self._folder, self.out_dir = folder, str(folder)
+        self._writer = Writer(self.asynchronous) if is_main_process() else None
+        self._publisher = Publisher(
+            folder, self.max_keep_ckpts, self.export, self._publishes, {self._unit: self.filename_tmpl})
+        problem = self._open_folder(runner) if is_main_process() else None
+        problem, self._scores = _from_rank_0((problem, self._publisher.scores()))
+        if problem:
+            raise ValueError(problem)
+        runner.logger.info(f'Checkpoints will be saved to {folder}.')
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Report on the write behind, then save, if it is time to."""
+        if self._pending and (get_world_size() == 1 or runner.iter % POLL == 0):
+            self._settle(runner)
+        if self.by_epoch:
+            return
+        if self.every_n_train_iters(runner, self.interval, self.save_begin) or (
+            self.save_last and self.is_last_train_iter(runner)
+        ):
+            self._save(runner, _name('iter', runner.iter + 1), runner.iter + 1, runner.epoch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save, if it is time to."""
+        if self.by_epoch and (
+            self.every_n_epochs(runner, self.interval, self.save_begin)
+            or (self.save_last and self.is_last_train_epoch(runner))
+        ):
+            self._save(runner, _name('epoch', runner.epoch + 1), runner.iter, runner.epoch + 1)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the checkpoint of this moment, if it is the best one by a metric."""
+        if not self.save_best:
+            return
+        if not metrics:
+            runner.logger.warning('the validation gave no metrics, so there is no best checkpoint to choose')
+            return
+        if self._pending:  # whether the best one so far is on the disk
+            self._settle(runner, wait=True)
+        better = self._improved(metrics)
+        if not better:
+            return
+        if self._saved_iteration != runner.iter:
+            count = runner.epoch if self.by_epoch else runner.iter
+            self._save(runner, _name(self._unit, count), runner.iter, runner.epoch)
+        for key, score in better.items():
+            self._scores[key] = score
+            several = len(self.key_indicators) > 1
+            runner.message_hub.update_info(f'best_score_{key}' if several else 'best_score', score)
+        if self._writer is not None:
+            iteration = runner.iter
+            self._writer.submit(lambda: self._publisher.mark_best(better, iteration))
+        self._pending = True
+
+    def after_train(self, runner: Runner) -> None:
+        """Wait for the last write, and export."""
+        if self._writer is not None and ('last' in self.export or self._publishes) and self._saved_iteration >= 0:
+            self._writer.submit(self._publisher.export_last)
+        self._settle(runner, wait=True)
+        if self._writer is not None:
+            self._writer.close()
+
+    def save_now(self, runner: Runner, reason: str, iteration: int | None = None) -> Path | None:
+        """Save at once and wait until it is on the disk; for hooks that end a run.
+
+        To be called on all ranks, in `after_train_iter` and after this hook (priority below VERY_LOW).
+
+        Args:
+            runner: the run.
+            reason: for the log, such as 'SIGTERM'.
+            iteration: steps done; default: the step that just ended counts.
+
+        Returns:
+            The checkpoint, or None if it could not be written (logged; rank 0 only, other ranks get None).
+        """
+        done = runner.iter + 1 if iteration is None else iteration
+        runner.logger.info(f'{reason}: saving a checkpoint at iteration {done}')
+        if self._saved_iteration != done:
+            self._save(runner, _name('iter', done), done, runner.epoch)
+        self._settle(runner, wait=True)
+        return self._publisher.written(done)
+
+    # --- how ------------------------------------------------------------------------------------------------
+
+    def _open_folder(self, runner: Runner) -> str | None:
+        """Prepare the folder; returns what is wrong with it."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            removed = clean_up(self._folder)  # makes a file there, too
+        except OSError as error:
+            return (f'checkpoints cannot be written to {self._folder} ({error.strerror}); correct its permissions, or '
+                    'choose another work folder (--work-dir)')
+        if removed:
+            runner.logger.info(f'deleted what dead processes left unfinished: {", ".join(removed)}')
+        if runner.iter > 0 and self.save_best:  # a run that goes on
+            for problem in self._publisher.recall_best():
+                runner.logger.warning(problem)
+        return None
+
+    def _save(self, runner: Runner, name: str, iteration: int, epoch: int) -> None:
+        """Hand the state of this moment to the writer; all ranks take the same way."""
+        tree = capture(runner)
+        left_out = {'optimizers': not self.save_optimizer, 'schedulers': not self.save_param_scheduler}
+        tree = {key: value for key, value in tree.items() if not left_out.get(key)}
+        tree['meta'] = {**_meta(runner, epoch, iteration), **tree.get('meta', {})}
+        self._saved_iteration, self._pending = iteration, True
+        runner.message_hub.update_info('last_ckpt', str(self._folder / name))
+        self._settle(runner, wait=True, then=lambda: self._submit(name, iteration, tree))
+        runner.logger.info(f'Saving checkpoint {name}')
+
+    def _submit(self, name: str, iteration: int, tree: dict[str, Any]) -> None:
+        """Queue the writing. Rank 0 only."""
+        prepared = prepare(tree)
+        check_space(self._folder, prepared.size)
+        self._writer.submit(lambda: self._publisher.publish(name, iteration, prepared))
+
+    def _improved(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics by which this validation is the best so far, with their scores.
+
+        Raises:
+            ValueError: if a metric is not among those of the validation.
+        """
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        better = {}
+        for key, rule in zip(self.key_indicators, self.rules, strict=True):
+            if key not in metrics:
+                raise ValueError(f'save_best={key!r} is not measured; choose among {", ".join(metrics)}')
+            score = metrics[key]
+            if score is not None and self.is_better_than[key](score, self._scores.get(key, self.init_value_map[rule])):
+                better[key] = float(score)
+        return better
+
+    def _settle(self, runner: Runner, wait: bool = False, then: Callable[[], None] | None = None) -> None:
+        """Report what the writer did, do `then` on rank 0, and let all ranks take the same decision.
+
+        Raises:
+            SaveFailed: on all ranks, if `on_error` is 'stop' and something was not saved.
+            ValueError: on all ranks, if the state holds what cannot be saved.
+        """
+        problems, fatal = [], None
+        if self._writer is not None:
+            for result in self._writer.results(wait):
+                if isinstance(result, str):
+                    runner.logger.info(result)
+                elif isinstance(result, OSError | ValueError):
+                    problems.append(_said(result))
+                else:
+                    fatal = f'{type(result).__name__}: {result}'
+            try:
+                if then is not None and not (problems and self.on_error == 'stop'):
+                    then()
+            except OSError as error:
+                problems.append(_said(error))
+            except Exception as error:  # the other ranks must not wait for this one
+                fatal = f'{type(error).__name__}: {error}' if not isinstance(error, ValueError) else str(error)
+        busy = self._writer is not None and self._writer.busy
+        scores = None if busy else self._publisher.scores()  # what was to be the best one may not have been saved
+        problems, fatal, self._pending, scores = _from_rank_0((problems, fatal, busy, scores))
+        self._scores = self._scores if scores is None else scores
+        if problems:
+            self._saved_iteration = -1  # whoever asks for a checkpoint of this moment tries again
+        if fatal:
+            raise ValueError(f'the state of the run cannot be saved: {fatal}')
+        for problem in problems:
+            text = f'a checkpoint was NOT saved: {problem}; older ones in {self._folder} are as they were'
+            if self.on_error == 'stop':
+                raise SaveFailed(f"{text}; make room or correct the folder, then resume (on_error='stop')")
+            runner.logger.log(logging.WARNING, f'{text}; the run goes on')
+
+
+def capture(runner: Runner) -> dict[str, Any]:
+    """Everything that a run needs to go on, on all ranks; nothing in it shares memory with the run."""
+    from backbones.training import run_state
+
+    return run_state.capture(runner)
+
+
+def _name(unit: str, count: int) -> str:
+    return f'{unit}_{count:06d}'
+
+
+def _from_rank_0(value: Any) -> Any:
+    """Give what rank 0 gave."""
+    held = [value]
+    broadcast_object_list(held)
+    return held[0]
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f'{error.strerror}{f" ({error.filename})" if error.filename else ""}'
+    return str(error)
+
+
+def _meta(runner: Runner, epoch: int, iteration: int) -> dict[str, Any]:
+    """What an exported file says about itself; no config text, which readers of such files would execute."""
+    dataset = runner.train_loop.dataloader.dataset
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return dict(
+        epoch=epoch,
+        iter=iteration,
+        seed=runner.seed,
+        experiment_name=runner.experiment_name,
+        model=type(model).__name__,
+        mmengine_version=mmengine.__version__,
+        dataset_meta=plain_meta(getattr(dataset, 'metainfo', None) or {}),
+    )
