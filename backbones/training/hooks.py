@@ -75,9 +75,14 @@ class MetricsFileHook(Hook):
 
 
 def _just_saved(runner: Runner) -> str | None:
-    """The checkpoint that holds the weights a training run has at this moment, if CheckpointHook wrote one."""
+    """The checkpoint that holds the weights a training run has at this moment, if one was written or is being written.
+
+    MMEngine's CheckpointHook names files (`epoch_3.pth`), SafeCheckpointHook folders (`epoch_000003`).
+    """
     last = runner.message_hub.runtime_info.get('last_ckpt')
-    return last if last and Path(last).name in (f'epoch_{runner.epoch}.pth', f'iter_{runner.iter}.pth') else None
+    counts = (('epoch', runner.epoch), ('iter', runner.iter))
+    now = {name for unit, count in counts for name in (f'{unit}_{count}.pth', f'{unit}_{count:06d}')}
+    return last if last and Path(last).name in now else None
 
 
 def _short_names(metrics: dict[str, float]) -> dict[str, float]:

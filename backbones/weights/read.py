@@ -87,10 +87,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def read_file(path: str | os.PathLike) -> Any:
-    """Read a checkpoint file as it is, with its wrappers. Arguments and errors as for `read_state`.
-
-    A folder that a training run wrote (docs/checkpoints.md) gives `state_dict` and `meta`, verified.
-    """
+    """Read a checkpoint file, with its wrappers, or the folder of a run. Arguments and errors as for `read_state`."""
     path = Path(path).expanduser()
     if is_checkpoint(path):
         return read_weights(path)

@@ -45,11 +45,11 @@ def test_metrics_name_the_checkpoint_they_belong_to(tested: SimpleNamespace, tmp
     assert json.loads((tmp_path / 'metrics.json').read_text())['checkpoint'] == 'other/epoch_3.pth'
 
 
-@pytest.mark.parametrize(('epoch', 'name'), [(3, 'w/epoch_3.pth'), (4, None)])
-def test_a_validation_names_only_a_checkpoint_of_the_same_moment(epoch: int, name: str | None) -> None:
-    runner = SimpleNamespace(
-        message_hub=SimpleNamespace(runtime_info=dict(last_ckpt='w/epoch_3.pth')), epoch=epoch, iter=30)
-    assert hooks._just_saved(runner) == name
+@pytest.mark.parametrize('saved', ['w/epoch_3.pth', 'w/epoch_000003'])
+@pytest.mark.parametrize(('epoch', 'same'), [(3, True), (4, False)])
+def test_a_validation_names_only_a_checkpoint_of_the_same_moment(epoch: int, same: bool, saved: str) -> None:
+    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info=dict(last_ckpt=saved)), epoch=epoch, iter=30)
+    assert hooks._just_saved(runner) == (saved if same else None)
 
 
 def test_channels_last_keeps_the_features_and_their_memory_order() -> None:
