@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import io
 import pickle
 import sys
 import tempfile
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -151,10 +153,11 @@ WATCHED = (
 )  # fmt: skip
 
 LISTENING = False
+OTHERS: set[int] = set()  # threads that earlier tests left running
 
 
 def _hear(event: str, args: tuple) -> None:
-    if LISTENING and event.startswith(WATCHED):
+    if LISTENING and event.startswith(WATCHED) and threading.get_ident() not in OTHERS:
         writes = event == 'open' and (set(str(args[1])) & set('wax+') or (args[1] is None and args[2] & 3))
         if event != 'open' or writes:
             EVENTS.append((event, args))
@@ -185,12 +188,17 @@ def listening() -> Iterator[list]:
     """Collect what is executed, imported, opened for writing or sent."""
     global LISTENING
     load_all_modules()
+    OTHERS.clear()
+    OTHERS.update(thread.ident for thread in threading.enumerate() if thread is not threading.current_thread())
+    gc.collect()  # what earlier tests left is not finalised in here
+    gc.disable()
     EVENTS.clear()
     LISTENING = True
     try:
         yield EVENTS
     finally:
         LISTENING = False
+        gc.enable()
 
 
 def refusal(path: Path) -> str:
@@ -201,6 +209,6 @@ def refusal(path: Path) -> str:
             read_state(path)
         except ValueError as error:
             message = str(error)
-    assert not events
+    assert events == []
     assert '\n' not in message
     return message
