@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Time and memory of loading, checking and indexing a synthesised annotation file of the size of COCO train2017.
 
     python tools/benchmark_annotations.py [--fraction 0.1] [--out docs/annotations.json]
@@ -18,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from backbones.cli import run_tool
 from backbones.files import write_json
 
 IMAGES, OBJECTS, CATEGORIES, CROWDS, POINTS = 118_287, 860_001, 80, 86, 25
@@ -81,7 +83,7 @@ def measure(setup: str, file: Path, cache: Path) -> dict:
     env = {**os.environ, 'XDG_CACHE_HOME': str(cache)}
     done = subprocess.run([sys.executable, '-c', code, str(file)], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise ValueError(f'the measurement failed: {done.stderr.strip().splitlines()[-1]}')
     row = json.loads(done.stdout.splitlines()[-1])  # some packages greet
     unit = 1 if sys.platform == 'darwin' else 1024  # of ru_maxrss
     return dict(seconds=round(row['seconds'], 2), memory_mib=round(row['memory'] * unit / 2**20, 1))
@@ -108,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)
