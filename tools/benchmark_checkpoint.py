@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How long a save keeps the training waiting: our hook against one plain torch.save of the same state.
 
-python tools/benchmark_checkpoint.py --out docs/checkpoints.json
+python tools/benchmark_checkpoint.py --out docs/checkpoints.json && python tools/update_docs.py   # docs/checkpoints.md
 """
 
 import argparse

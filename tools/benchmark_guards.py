@@ -2,6 +2,7 @@
 """What the guards cost of a training step; writes docs/guards.json.
 
 python tools/benchmark_guards.py [--steps 12] [--size 256] [--batch 2] [--check]
+python tools/update_docs.py     # then renews docs/guards.md
 
 Plain and guarded steps alternate, each pair one sample (on a GPU, blocks of 20 steps without a wait between them). As
 the noise of a shared machine is larger than the cost, the guards' own work is timed by itself, too: the same wrapper

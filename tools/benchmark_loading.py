@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time and memory of loading a large checkpoint, against plain torch on the same file.
 
-python tools/benchmark_loading.py [convnext-xlarge vit-huge] [--runs 5]
+python tools/benchmark_loading.py [convnext-xlarge vit-huge] [--runs 5]     # docs/weights.md quotes what it prints
 
 Each run is a process of its own that has built the backbone and loaded something small; the variants alternate, and
 medians and ratios are printed. `torch` is torch.load(mmap=True) and load_state_dict, `ours` is load_pretrained on the

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""The memory model against measured training steps of small models; writes docs/memory.json and docs/budget.md.
+"""The memory model against measured training steps of small models; writes docs/memory.json.
 
-python tools/benchmark_memory.py [CASE ...] [--check]
+python tools/benchmark_memory.py && python tools/update_docs.py     # docs/budget.md
+python tools/benchmark_memory.py CASE ...                           # prints only
 
 On a CPU every storage that PyTorch makes is followed; on a GPU its allocator tells the peak.
 """
 
 import argparse
 import json
-import re
 import time
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from backbones.cli import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
-DOC, RESULT = ROOT / 'docs/budget.md', ROOT / 'docs/memory.json'
+RESULT = ROOT / 'docs/memory.json'
 CONVNEXT = dict(type='backbones.ConvNeXt', arch=dict(depths=(2, 2, 4, 2), dims=(64, 128, 256, 512)))
 VIT = dict(type='backbones.VisionTransformer', arch=dict(embed_dim=192, depth=6, num_heads=3), with_cls_token=False)
 VITDET = dict(VIT, window_size=14, global_attn_indexes=(2, 5), rel_pos='decomposed', img_size=512)
@@ -91,36 +91,10 @@ def compare(name: str) -> dict:
                 static=memory.weights + memory.optimiser, activations=memory.activations)
 
 
-def docs_table(result: dict) -> str:
-    """The measured cases as Markdown."""
-    lines = ['| model | image | N | precision | measured | model | ratio | without weights and optimiser |',
-             '|---|---|---|---|---|---|---|---|']
-    for row in result['cases']:
-        h, w = row['size']
-        beyond = (row['model'] - row['static']) / (row['measured'] - row['static'])
-        lines.append(
-            f'| {row["case"].split(", 2 images")[0].removesuffix(", bf16")} | {h} x {w} | {row["images"]} | '
-            f'{row["precision"]} | {row["measured"] / 1e6:.0f} MB | {row["model"] / 1e6:.0f} MB | '
-            f'{row["model"] / row["measured"]:.3f} | {beyond:.3f} |')
-    return '\n'.join([*lines, '', f'{result["device"]}, torch {result["torch"]}.'])
-
-
-def filled(text: str, result: dict) -> str:
-    """Put the table between its markers."""
-    text, found = re.subn(
-        r'(<!-- memory -->\n).*?(<!-- /memory -->)', lambda m: f'{m[1]}{docs_table(result)}\n{m[2]}', text, flags=re.S)
-    if found != 1:
-        raise ValueError(f'{DOC} needs <!-- memory --> and <!-- /memory --> once; they are there {found} times')
-    return text
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('cases', nargs='*', metavar='CASE', help='; '.join(CASES))
-    parser.add_argument('--check', action='store_true', help='measure nothing; exit 1 if the table is out of date')
     args = parser.parse_args()
-    if args.check:
-        return int(filled(DOC.read_text(), json.loads(RESULT.read_text())) != DOC.read_text())
     unknown = [case for case in args.cases if case not in CASES]
     if unknown:
         raise ValueError(f'case {unknown[0]!r} is unknown; choose among: {"; ".join(CASES)}')
@@ -141,7 +115,6 @@ def main() -> int:
         result = dict(what='peak memory of a training step', command='python tools/benchmark_memory.py',
                       device=device, torch=torch.__version__, cases=rows)
         RESULT.write_text(json.dumps(result, indent=1) + '\n')
-        DOC.write_text(filled(DOC.read_text(), result))
     return 0
 
 

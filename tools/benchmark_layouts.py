@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Write the table of docs/weights.md: every reference file loaded, its features held against those of its source.
+"""Every reference file loaded as a user would, its features held against those of its source.
 
-python tools/update_weights_doc.py [--references DIR ...] [--check]
+python tools/benchmark_layouts.py --out docs/layouts.json && python tools/update_docs.py   # docs/weights.md
 
 A reference is a folder with a checkpoint as published, meta.json, and io.safetensors with inputs and outputs of the
 source's own code. Those of tests/references are used, and those of ../shared/references where they are.
@@ -9,14 +9,12 @@ source's own code. Those of tests/references are used, and those of ../shared/re
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from backbones.cli import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / 'tests/references', ROOT.parent / 'shared/references')
-DOC = ROOT / 'docs/weights.md'
 
 
 def measure(folder: Path) -> dict:
@@ -62,41 +60,28 @@ def measure(folder: Path) -> dict:
         layout=coverage.layout,
         filled=f'{len(coverage.filled)}/{len(coverage.elements)}',
         fresh=coverage.fresh,
-        error=max(errors),
+        error=float(f'{max(errors):.1e}'),
         tolerance=meta['tolerance']['atol'],
     )
-
-
-def table(folders: list[Path]) -> str:
-    """One row per reference."""
-    heads = ('reference', 'source', 'recognised as', 'filled', 'largest feature error', 'tolerance')
-    rows = [f'| {" | ".join(heads)} |', '|---|---|---|---|---|---|']
-    found = {path.parent.name: path.parent for folder in reversed(folders) for path in folder.glob('*/meta.json')}
-    for name in sorted(found):
-        row = measure(found[name])
-        filled = row['filled'] + (f' (computed: {", ".join(row["fresh"])})' if row['fresh'] else '')
-        rows.append(
-            f'| {name} (`{row["file"]}`) | {row["source"]} | {row["layout"]} | {filled} | {row["error"]:.0e} | '
-            f'{row["tolerance"]:g} |'
-        )
-    return '\n'.join(rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--references', nargs='+', type=Path, help='folders of references instead of those above')
-    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if the layouts differ')
+    parser.add_argument('--out', metavar='FILE', help='write the numbers as JSON')
     args = parser.parse_args()
-    new = table([path for path in (args.references or FOLDERS) if path.is_dir()])
-    text = DOC.read_text()
-    filled, count = re.subn(
-        r'(<!-- layouts -->\n).*?(<!-- /layouts -->)', lambda match: f'{match[1]}{new}\n{match[2]}', text, flags=re.S)
-    if count != 1:
-        raise ValueError(f'{DOC} needs <!-- layouts --> and <!-- /layouts --> once; they are there {count} times')
-    if args.check:
-        return int(filled != text)
-    DOC.write_text(filled)
-    return 0
+    from backbones.files import write_json
+
+    folders = [folder for folder in (args.references or FOLDERS) if folder.is_dir()]
+    found = {path.parent.name: path.parent for folder in reversed(folders) for path in folder.glob('*/meta.json')}
+    if not found:
+        raise ValueError('no */meta.json lies below --references; name folders like tests/references')
+    rows = {name: measure(found[name]) for name in sorted(found)}
+    for name, row in rows.items():
+        print(f'{name:32}{row["filled"]:>9}{row["error"]:>10.0e}  {row["layout"]}')
+    if args.out:
+        write_json(args.out, dict(what='files of every layout, loaded', references=rows), indent=1)
+    return int(any(row['error'] > row['tolerance'] for row in rows.values()))
 
 
 if __name__ == '__main__':
