@@ -44,7 +44,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None, work_di
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f'--cfg-options {options} do not fit {path}: {error}') from error
-    if options.get('optim_wrapper.type') == 'OptimWrapper':  # fp32: what mixed precision alone takes goes, too
+    # fp32: what mixed precision alone takes goes, too
+    if str(options.get('optim_wrapper.type')).removeprefix('backbones.') in ('OptimWrapper', 'GuardedOptimWrapper'):
         for key in AMP_KEYS:
             if f'optim_wrapper.{key}' not in options:
                 cfg.optim_wrapper.pop(key, None)

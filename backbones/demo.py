@@ -49,7 +49,7 @@ def run_demo(setup_seconds: float | None = None) -> dict:
     for task, (config, names) in RUNS.items():
         folder = Path('work_dirs/demo') / task
         _command('train.py', config, '--work-dir', str(folder))
-        checkpoint = (ROOT / folder / 'last_checkpoint').read_text().strip()
+        checkpoint = str(folder / (ROOT / folder / 'last').read_text().strip())
         _command('test.py', config, checkpoint, '--work-dir', str(folder))
         metrics = json.loads((ROOT / folder / 'metrics.json').read_text())['metrics']
         # mmseg reports percent, COCO fractions

@@ -21,6 +21,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from backbones.cli import _leave_process_group
+
 
 class Points(Dataset):
     """Inputs (3,) with a target each; sample i is called `i.jpg`."""
@@ -159,4 +161,9 @@ def run_lock(folder: Path) -> None:
 PROGRAMS = dict(guards=run_guards, signals=run_signals, watchdog=run_watchdog, lock=run_lock)
 
 if __name__ == '__main__':
-    PROGRAMS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    try:
+        PROGRAMS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    except SystemExit as end:
+        _leave_process_group(end.code)  # as the tools do
+        raise
+    _leave_process_group(0)

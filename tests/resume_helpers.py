@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from backbones.layers import DropPath
-from backbones.training.run_state import ResumeHook, capture
+from backbones.training.resuming import ResumeHook
+from backbones.training.run_state import capture
 
 
 class Drawn(Dataset):

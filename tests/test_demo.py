@@ -28,9 +28,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / 'work_dirs' / 'demo' / task
         if name == 'train.py':
             folder.mkdir(parents=True)
-            (folder / 'last_checkpoint').write_text(str(folder / 'last.pth'))
+            (folder / 'last').write_text('epoch_000010\n')
         elif name == 'test.py':
-            assert arguments[0] == str(folder / 'last.pth')
+            assert arguments[0] == 'work_dirs/demo/' + f'{task}/epoch_000010'
             write_json(folder / 'metrics.json', dict(metrics=METRICS[task]))
         else:
             for image in arguments[1 : arguments.index('--out')]:

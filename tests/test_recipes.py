@@ -29,7 +29,7 @@ ADAMW = {
     'optim_wrapper.optimizer.type': 'AdamW',
     'optim_wrapper.optimizer.betas': [0.9, 0.999],
 }
-FP16 = {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'float16'}
+FP16 = {'optim_wrapper.type': 'backbones.GuardedAmpOptimWrapper', 'optim_wrapper.dtype': 'float16'}
 LAYER_DECAY = {'optim_wrapper.constructor': 'backbones.LayerDecayOptimWrapperConstructor'}
 CONVNEXT = {'model.backbone.type': 'backbones.ConvNeXt', 'model.backbone.layer_scale_init_value': 1.0}
 
@@ -248,7 +248,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         'model.auxiliary_head.in_channels': 768,
         'model.auxiliary_head.in_index': 3,
         'model.test_cfg': {'mode': 'whole'},
-        'optim_wrapper.type': 'OptimWrapper',
+        'optim_wrapper.type': 'backbones.GuardedOptimWrapper',
         'optim_wrapper.optimizer.lr': 6e-5,
         'optim_wrapper.optimizer.weight_decay': 0.01,
         'optim_wrapper.paramwise_cfg.custom_keys': {

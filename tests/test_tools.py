@@ -76,7 +76,7 @@ def test_training_leaves_a_checkpoint_and_the_metrics_with_their_protocol(detect
     assert report['protocol']['scale'] == [[160, 128]]
     assert report['protocol']['flip'] is False
     assert report['images'] == 3
-    assert report['checkpoint'] == str(detector_run / 'epoch_1.pth')
+    assert report['checkpoint'] == str(detector_run / 'epoch_000001')
 
 
 def test_a_test_in_the_folder_of_a_training_keeps_what_the_training_wrote(
@@ -112,16 +112,14 @@ def test_a_new_run_never_overwrites_an_old_one(detector_run: Path, data: Path) -
     before = (detector_run / 'epoch_1.pth').read_bytes()
     done = run_tool('tools/train.py', DETECTOR, '--work-dir', detector_run, *options(DETECTOR, data))
     assert done.returncode == 2
-    assert 'already holds a run (epoch_1.pth); go on with it by --resume' in done.stderr
+    assert 'already holds a run (epoch_000001); go on with it by --resume' in done.stderr
     assert 'Traceback' not in done.stderr
     assert (detector_run / 'epoch_1.pth').read_bytes() == before
 
 
 def test_resume_goes_on_where_the_run_stopped(detector_run: Path, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'resumed'
-    folder.mkdir()
-    (folder / 'epoch_1.pth').write_bytes((detector_run / 'epoch_1.pth').read_bytes())
-    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+    shutil.copytree(detector_run / 'epoch_000001', folder / 'epoch_000001')
     more = options(DETECTOR, data, 'train_cfg.max_epochs=2')
     done = run_tool('tools/train.py', DETECTOR, '--work-dir', folder, '--resume', *more)
     assert done.returncode == 0, done.stderr
@@ -273,12 +271,18 @@ def test_a_checkpoint_of_another_model_is_refused(segmenter_run: Path, data: Pat
     assert not (tmp_path / 'metrics.json').exists()
 
 
-def test_a_lost_pointer_to_the_newest_checkpoint_is_named(detector_run: Path, tmp_path: Path) -> None:
+def test_weights_of_a_run_of_another_tool_are_neither_overwritten_nor_resumed(
+    detector_run: Path, tmp_path: Path
+) -> None:
     from backbones.training.launch import run_training
 
     (tmp_path / 'epoch_1.pth').write_bytes((detector_run / 'epoch_1.pth').read_bytes())
-    for resume in ('auto', 'latest'):
-        with pytest.raises(ValueError, match=rf'go on with it by --resume {tmp_path}/epoch_1.pth'):
+    for resume, sentence in {
+        None: r'holds weights of another run \(epoch_1\.pth\)', 'auto': 'load_from=.*epoch_1.pth',
+        'latest': r'no checkpoint to go on from, only files of weights \(epoch_1\.pth\)',
+        str(tmp_path / 'epoch_1.pth'): 'a file of weights holds no place in the data',
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
             run_training(ROOT / DETECTOR, str(tmp_path), resume=resume)
 
 

@@ -21,6 +21,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--total-batch', type=int, metavar='N',
         help="images per optimiser step over all GPUs; default: the config's, kept by gradient accumulation")
+    parser.add_argument(
+        '--inject', metavar='FAULT[,FAULT]',
+        help='faults on purpose, to rehearse: kill@save:0.37, enospc@save, nan@120, sigterm@200, worker-segv@50, '
+        'hang@80, error@80:rank=1; docs/survival.md')
     return parse_run_options(parser)
 
 
@@ -28,7 +32,8 @@ def main() -> None:
     args = parse_args()
     from backbones.training.launch import run_training
 
-    run_training(args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch)
+    run_training(
+        args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject)
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
 from backbones.preflight import check_classes
 from backbones.runner import config_mistakes
+from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
 
 
@@ -60,6 +61,7 @@ def predict(
         raise ValueError(f'--out {out} exists and is not an empty folder; choose a new one')
     cfg = load_config(config, options)
     fit_to_machine(cfg, training=False)
+    harden_reading(cfg, ('test',))
     model, classes = build_model(cfg, checkpoint)
     pipeline = Compose(pipeline_without_labels(cfg.test_dataloader.dataset.pipeline))
     writer = (_SegmentationWriter if is_segmenter(cfg) else _DetectionWriter)(cfg, out, classes)
@@ -67,11 +69,11 @@ def predict(
     for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
         try:
             read_image(file)
+            data = pipeline(dict(img_path=str(file), img_id=image_id))
         except ValueError as error:
             tqdm.write(f'not predicted: {error}', file=sys.stderr)
             failed += 1
             continue
-        data = pipeline(dict(img_path=str(file), img_id=image_id))
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([data]))[0]
         writer.add(sample, name, file, image_id)

@@ -13,6 +13,7 @@ from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator
 from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
+from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
 
 TTA_MODES = ('whole', 'slide')
@@ -58,6 +59,7 @@ def run_test(
     for option, place in (('--out', out), ('--show-dir', show_dir)):
         if place and (Path(place).is_file() or (Path(place).is_dir() and any(Path(place).iterdir()))):
             raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
+    harden_reading(cfg, ('test',))
     if tta:
         use_tta(cfg)
     if out or show_dir:

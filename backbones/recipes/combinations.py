@@ -255,7 +255,7 @@ def _optimiser(cfg: Config) -> Iterator[str]:
             f'{place} has {", ".join(given)}, which {constructor} ignores; set optim_wrapper.constructor='
             f"'backbones.{LAYER_DECAY}', or remove {'it' if len(given) == 1 else 'them'}"
         )
-    if _bare(wrapper) == 'AmpOptimWrapper':
+    if _bare(wrapper).endswith('AmpOptimWrapper'):
         dtype = wrapper.get('dtype')  # None is float16 on a GPU
         if dtype not in (None, 'float16', 'bfloat16'):
             yield f"optim_wrapper.dtype={dtype!r} is no precision of AmpOptimWrapper; give 'float16' or 'bfloat16'"
@@ -311,7 +311,9 @@ def _intervals(cfg: Config) -> Iterator[str]:
                 'count iterations'
             )
     hook = _part(cfg, 'default_hooks').get('checkpoint', {'type': 'CheckpointHook', 'interval': 1}) or {}
-    if _bare(hook) in ('CheckpointHook', 'SafeCheckpointHook') and hook.get('by_epoch', True):
+    default = {'CheckpointHook': True, 'SafeCheckpointHook': None}  # None counts as the loop does
+    counts_epochs = _bare(hook) in default and hook.get('by_epoch', default[_bare(hook)])
+    if counts_epochs and hook.get('interval') != 'validation':
         yield (
             f'default_hooks.checkpoint saves every {hook.get("interval", -1)} epochs, but train_cfg is an '
             'IterBasedTrainLoop, which has none: nothing would be saved on the way; set by_epoch=False and '

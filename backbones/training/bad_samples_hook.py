@@ -18,7 +18,7 @@ class BadSamplesHook(Hook):
     It says nothing where the data set stops at the first one.
     """
 
-    priority = 'VERY_LOW'
+    priority = 'LOW'  # before the last checkpoint, which may fail
 
     def after_train(self, runner: Runner) -> None:
         """Read the record that the workers wrote."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import Hook
 from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -198,31 +196,6 @@ def _check_pooled_norms(plan: BatchPlan, model: nn.Module) -> None:
                 'one value per channel, which cannot be trained; set train_dataloader.batch_size=2 or more (the total '
                 'batch is kept), or start two or more GPUs with SyncBN'
             )
-
-
-class SameBatchHook(Hook):
-    """Refuse to go on with a run under another total batch than it had, unless that was said explicitly.
-
-    Args:
-        total: images per optimiser step now.
-        stated: whether `--total-batch` said so.
-    """
-
-    def __init__(self, total: int, stated: bool) -> None:
-        self.total = total
-        self.stated = stated
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare with the config that the checkpoint holds."""
-        found = re.search(r'^total_batch = (\d+)$', checkpoint.get('meta', {}).get('cfg') or '', re.MULTILINE)
-        if found is None or int(found[1]) == self.total:
-            return
-        if not self.stated:
-            raise ValueError(
-                f'the checkpoint comes from a run with a total batch of {found[1]}, and this one has {self.total}; go '
-                f'on with --total-batch {found[1]}, or say --total-batch {self.total} if it shall change from here on'
-            )
-        runner.logger.info(f'the run so far had a total batch of {found[1]}; from here on it is {self.total}')
 
 
 def _what_would_fit(total: int, processes: int, per_gpu: int) -> str:

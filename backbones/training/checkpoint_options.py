@@ -10,6 +10,7 @@ PUBLISHED = ('meta', 'state_dict')
 
 
 def check_options(
+    interval: Any,
     export: Sequence[str],
     on_error: str,
     published: Sequence[str],
@@ -23,6 +24,10 @@ def check_options(
     Raises:
         ValueError: one sentence with the option and what it may be.
     """
+    if interval != 'validation' and (isinstance(interval, bool) or not isinstance(interval, int) or interval == 0):
+        raise ValueError(
+            f"interval={interval!r}; give epochs or iterations, -1 for the end of the run only, or 'validation'"
+        )
     if wrong := [name for name in export if name not in EXPORTS]:
         raise ValueError(f'export={wrong[0]!r}; choose among {", ".join(EXPORTS)}, or () for none')
     if on_error not in ('continue', 'stop'):

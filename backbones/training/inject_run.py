@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from backbones.registry import HOOKS
+from backbones.training import inject
 
 SIGNALS = dict(
     sigterm=signal.SIGTERM, sigint=signal.SIGINT, sigusr1=signal.SIGUSR1)  # to the process itself
@@ -54,6 +55,23 @@ def parse_fault(text: str) -> Fault:
             f'one of {", ".join(KINDS)}, the first iteration is 1'
         )
     return Fault(found['kind'], int(found['iteration']), int(found['rank']) if found['rank'] else None)
+
+
+def set_faults(text: str) -> list[Fault]:
+    """Read what `--inject` takes: faults separated by commas.
+
+    Those in the writing of checkpoints are set for this process; see inject.py.
+
+    Returns:
+        Those in the training loop, for an `InjectHook`.
+
+    Raises:
+        ValueError: naming the part that means nothing.
+    """
+    parts = [part.strip() for part in text.split(',') if part.strip()]
+    in_steps = [parse_fault(part) for part in parts if not inject.is_for_files(part)]
+    inject.configure(','.join(part for part in parts if inject.is_for_files(part)))
+    return in_steps
 
 
 @HOOKS.register_module()

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
@@ -16,20 +16,22 @@ from backbones.recipes.keys import check_config
 from backbones.recipes.schedule import warmup_note
 from backbones.runner import build_runner
 from backbones.training.batch import (
-    SameBatchHook,
+    BatchPlan,
     apply_batch_plan,
     batch_notes,
     check_built,
     count_processes,
     plan_batch,
 )
+from backbones.training.exits import launched_rank
+from backbones.training.hardening import harden_run
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
-from backbones.training.loops import make_resumable
-from backbones.training.resuming import go_on_from, resume_place, saves_safely
+from backbones.training.inject_run import InjectHook, set_faults
+from backbones.training.lock import WorkFolderLock
+from backbones.training.resuming import go_on_from, resume_place
+from backbones.training.watchdog import watched
 from backbones.weights.load import is_pretrained, local_file
-from backbones.weights.read import read_state
 from backbones.weights.sources import is_url
-from backbones.weights.whole_model import check_model_checkpoint
 
 
 def run_training(
@@ -39,6 +41,7 @@ def run_training(
     options: dict[str, Any] | None = None,
     launcher: str = 'none',
     total_batch: int | None = None,
+    faults: str | None = None,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -51,47 +54,52 @@ def run_training(
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
         total_batch: images per optimiser step where they shall be others than the config's `total_batch`, which is
             otherwise kept on any number of processes.
+        faults: what shall go wrong on purpose, such as 'kill@save:0.37,nan@120': docs/survival.md.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
+        RunEnded: the run ended early in an orderly way; the exception is a SystemExit with the code of docs/guards.md.
     """
     cfg = load_config(config, _without_total_batch(options), work_dir)
     cfg.launcher = launcher
+    in_steps = set_faults(faults or '')
     check_config(cfg)
     processes = count_processes(launcher)
     fit_to_machine(cfg)
     plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg
     notes = batch_notes(cfg, plan)
     apply_batch_plan(cfg, plan)
+    notes += harden_run(cfg)
     _take_model_init(cfg)
-    place = None
-    if saves_safely(cfg):
-        make_resumable(cfg)
-        place = resume_place(cfg, resume)
-    else:
-        _set_resume(cfg, resume)
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
-    runner = build_runner(cfg)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
-        runner.logger.info(note)
-    for note in warmup_note(cfg, runner.max_iters):
-        runner.logger.warning(note)
-    _check_runner(runner, model)
-    if place is not None:
-        go_on_from(runner, place, plan, stated=total_batch is not None)
-    elif runner._load_from is not None:
-        file = local_file(runner._load_from)
-        if cfg.resume:
-            check_model_checkpoint(model, read_state(file), file)
-            runner.register_hook(SameBatchHook(plan.total, stated=total_batch is not None))
-        else:  # fine-tuning: our own reader, after the weights are initialised
-            runner._load_from = None
-            runner.register_hook(FineTuneHook(str(file)), priority='VERY_HIGH')
-    runner.register_hook(PretrainedWeightsHook(against_file=place is None and not cfg.get('load_from')))
-    runner.train()
+    resume_place(cfg, resume)  # before a folder is made
+    with WorkFolderLock(cfg.work_dir, launched_rank(launcher)):
+        place = resume_place(cfg, resume)
+        runner = build_runner(cfg)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
+            runner.logger.info(note)
+        for note in warmup_note(cfg, runner.max_iters):
+            runner.logger.warning(note)
+        _check_runner(runner, model)
+        _choose_weights(runner, place, plan, stated=total_batch is not None)
+        if in_steps:
+            runner.register_hook(InjectHook(in_steps))
+        with watched(runner):
+            runner.train()
     return Path(cfg.work_dir)
+
+
+def _choose_weights(runner: Runner, place: Path | None, plan: BatchPlan, stated: bool) -> None:
+    """Let the run start from a checkpoint of itself, of a whole model, or of the backbone."""
+    fine_tunes = place is None and runner._load_from is not None
+    if place is not None:
+        go_on_from(runner, place, plan, stated)
+    elif fine_tunes:  # our own reader, after the weights are initialised
+        runner.register_hook(FineTuneHook(str(local_file(runner._load_from))), priority='VERY_HIGH')
+    runner._load_from = None
+    runner.register_hook(PretrainedWeightsHook(against_file=place is None and not fine_tunes))
 
 
 def _check_runner(runner: Runner, model: BaseModel) -> None:
@@ -143,38 +151,3 @@ def _take_model_init(cfg: Config) -> None:
         )
     cfg.load_from = given['checkpoint']
     del cfg.model['init_cfg']
-
-
-def _set_resume(cfg: Config, resume: str | None) -> None:
-    """Fill in `cfg.resume` and `cfg.load_from`; never let a new run overwrite an old one."""
-    folder = Path(cfg.work_dir)
-    latest = find_latest_checkpoint(str(folder)) if folder.is_dir() else None
-    found = sorted([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')], key=lambda path: path.stat().st_mtime)
-    go_on = f'go on with it by --resume{"" if latest else f" {found[-1]}"}' if found else ''
-    if resume in (None, 'auto'):
-        if resume == 'auto' and latest:
-            cfg.resume, cfg.load_from = True, latest
-        elif found:
-            raise ValueError(
-                f'{folder} already holds a run ({found[-1].name}); {go_on}, or choose another --work-dir'
-            )
-    elif resume == 'latest':
-        if not latest and found:
-            raise ValueError(
-                f'--resume: {folder} does not say which checkpoint is the newest (last_checkpoint is missing); {go_on}'
-            )
-        if not latest:
-            raise ValueError(
-                f'--resume: {folder} holds no checkpoint to go on from; use --resume auto to start anew in that case, '
-                'or --resume PATH'
-            )
-        cfg.resume, cfg.load_from = True, latest
-    else:
-        if not Path(resume).is_file():
-            raise ValueError(f'--resume {resume}: no such file')
-        if found and Path(resume).resolve().parent != folder.resolve():
-            raise ValueError(
-                f'--resume {resume}: {folder} already holds another run ({found[-1].name}), which would be '
-                'overwritten; choose a new --work-dir'
-            )
-        cfg.resume, cfg.load_from = True, resume

@@ -14,43 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from backbones.registry import HOOKS, SCOPE
+from backbones.registry import HOOKS
 from backbones.training.exits import NON_FINITE, RunEnded, note_exit
 from backbones.training.guards import RunningStatistics, Verdict, _Guarded
 from backbones.training.loops import split_batch
 
 POLICIES = ('skip', 'stop')
-GUARDED = {name: f'{SCOPE}.Guarded{name}' for name in ('OptimWrapper', 'AmpOptimWrapper')}
-
-
-def guard_config(cfg: Config, **options: Any) -> str | None:
-    """Give a config the guarding wrapper in place of MMEngine's, and the hook; in place.
-
-    Args:
-        cfg: composed; a NonFiniteHook that it already has stays as it is.
-        options: arguments of the hook.
-
-    Returns:
-        A line for the log where its optimiser wrapper is one that cannot be guarded.
-    """
-    wrapper = cfg.get('optim_wrapper') or {}
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind in GUARDED and 'optimizer' in wrapper:
-        wrapper['type'] = GUARDED[kind]
-    elif kind not in GUARDED.values():
-        return (f'optim_wrapper.type={kind!r} takes every step: there is no guard against non-finite losses for it, '
-                f'only for {" and ".join(GUARDED)}')
-    hooks = cfg.get('custom_hooks') or []
-    if not any(hook.get('type') == f'{SCOPE}.NonFiniteHook' for hook in hooks if isinstance(hook, dict)):
-        cfg.custom_hooks = [*hooks, dict(type=f'{SCOPE}.NonFiniteHook', **options)]
-    return None
 
 
 class NonFiniteError(RunEnded):
@@ -185,11 +160,11 @@ class NonFiniteHook(Hook):
 
     def _locate(self, runner: Runner, iterations: list[_Iteration]) -> str:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        accumulate = getattr(runner.train_loop, 'accumulate', 1)
-        found = None
+        loop, found = runner.train_loop, None
         for one in iterations:
             with _random_state(one.randomness):
-                chunks = split_batch(one.batch, accumulate) if accumulate > 1 else [one.batch]
+                accumulates = getattr(loop, 'accumulate', 1) > 1
+                chunks = split_batch(one.batch, loop.images_per_pass) if accumulates else [one.batch]
                 for chunk in chunks:  # all of them on every rank: a SyncBN waits for the others
                     found = first_non_finite_module(model, chunk, runner.optim_wrapper) or found
         return f', first in the output of {found}' if found else ', and the output of each module is finite'
@@ -224,6 +199,7 @@ def non_finite_terms(outputs: dict[str, Any]) -> list[str]:
     found = []
     for name in sorted(outputs, key=lambda name: name == 'loss'):  # stable: the order of the model otherwise
         value = outputs[name]
+        value = value.detach() if isinstance(value, Tensor) else value
         value = float(value) if isinstance(value, int | float) or getattr(value, 'numel', lambda: 0)() == 1 else 0.0
         if not np.isfinite(value):
             found.append(f'{name} is {value}')

@@ -1,22 +1,20 @@
-"""Where a run that saves by `SafeCheckpointHook` goes on from."""
+"""Where a run goes on from: the newest whole checkpoint of its work folder, or the one that was named."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.checkpoints import is_checkpoint, list_checkpoints, newest_valid, read_checkpoint
+from backbones.registry import HOOKS
 from backbones.training.batch import BatchPlan
-from backbones.training.run_state import ResumeHook
-
-
-def saves_safely(cfg: Config) -> bool:
-    """Whether the checkpoints of a config are ours: whole or not there, with all that an exact resume needs."""
-    kind = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == 'SafeCheckpointHook'
+from backbones.training.run_state import restore
+from backbones.training.safe_checkpoint import SafeCheckpointHook, checkpoint_folder
 
 
 def resume_place(cfg: Config, resume: str | None) -> Path | None:
@@ -29,36 +27,55 @@ def resume_place(cfg: Config, resume: str | None) -> Path | None:
     Raises:
         ValueError: there is nothing to go on from, or a new run would write into the folder of an old one.
     """
-    folder = Path(cfg.work_dir)
+    folder = checkpoint_folder(cfg.work_dir, ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir'))
     saved = list_checkpoints(folder) if folder.is_dir() else []
+    files = _weight_files(folder)
+    held = saved[0].name if saved else files[-1].name if files else None
     if resume is None:
-        if saved:
-            raise ValueError(
-                f'{folder} already holds a run ({saved[-1].name}); go on with it by --resume, or choose another '
-                '--work-dir'
-            )
+        _refuse_second_run(folder, bool(saved), files)
         return None
     if resume in ('auto', 'latest'):
-        if not saved and resume == 'latest':
-            raise ValueError(
-                f'--resume: {folder} holds no checkpoint to go on from; use --resume auto to start anew in that case, '
-                'or --resume PATH'
-            )
-        return folder if saved else None
+        if saved:
+            return folder
+        if resume == 'auto':
+            _refuse_second_run(folder, False, files)
+            return None
+        raise ValueError(
+            f'--resume: {folder} holds no checkpoint to go on from'
+            f'{f", only files of weights ({held})" if files else ""}; use --resume auto to start anew in that case, '
+            'or --resume PATH'
+        )
     place = Path(resume)
     if place.is_file():
         raise ValueError(
-            f'--resume {resume}: a file of weights holds no optimiser and no place in the data; give the folder of a '
-            'checkpoint, such as epoch_000012, or fine-tune from it by --cfg-options load_from=...'
+            f'--resume {resume}: a file of weights holds no place in the data and no random state; give the folder of '
+            'a checkpoint, such as epoch_000012, or fine-tune from it by --cfg-options load_from=...'
         )
     if not is_checkpoint(place) and not (place.is_dir() and list_checkpoints(place)):
         raise ValueError(f'--resume {resume}: there is no checkpoint; give the folder of one, or a work folder')
     home = place.parent if is_checkpoint(place) else place
-    if saved and home.resolve() != folder.resolve():
-        raise ValueError(
-            f'--resume {resume}: {folder} already holds another run ({saved[-1].name}); choose a new --work-dir'
-        )
+    if held and home.resolve() != folder.resolve():
+        raise ValueError(f'--resume {resume}: {folder} already holds another run ({held}); choose a new --work-dir')
     return place
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """What an earlier run, also one of MMEngine's own, left of weights; the newest last."""
+    files = [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def _refuse_second_run(folder: Path, whole: bool, files: list[Path]) -> None:
+    if whole:
+        raise ValueError(
+            f'{folder} already holds a run ({list_checkpoints(folder)[0].name}); go on with it by --resume, or choose '
+            'another --work-dir'
+        )
+    if files:
+        raise ValueError(
+            f'{folder} already holds weights of another run ({files[-1].name}), which would be overwritten; choose '
+            f'another --work-dir, and start from these by --cfg-options load_from={files[-1]} if you like'
+        )
 
 
 def go_on_from(runner: Runner, place: Path, plan: BatchPlan, stated: bool) -> None:
@@ -72,6 +89,26 @@ def go_on_from(runner: Runner, place: Path, plan: BatchPlan, stated: bool) -> No
 
     Raises:
         ValueError: no checkpoint there is whole, or the total batch is another one and nobody said so.
+    """
+    path, tree = read_newest(runner, place)
+    before = (tree.get('batch') or {}).get('total')
+    if before is not None and before != plan.total and not stated:
+        raise ValueError(
+            f'{path} comes from a run with a total batch of {before}, and this one has {plan.total}; go on with '
+            f'--total-batch {before}, or say --total-batch {plan.total} if it shall change from here on'
+        )
+    hook = next((hook for hook in runner.hooks if isinstance(hook, ResumeHook)), None)
+    if hook is None:
+        hook = ResumeHook()
+        runner.register_hook(hook)
+    hook.tree, hook.path = tree, path
+
+
+def read_newest(runner: Runner, place: Path) -> tuple[str, dict[str, Any]]:
+    """Path and state of a checkpoint, or of the newest whole one of a folder; what is wrong with newer ones is logged.
+
+    Raises:
+        ValueError: on all ranks, if none is whole.
     """
     found: list = [None, []]
     if is_main_process():
@@ -87,11 +124,38 @@ def go_on_from(runner: Runner, place: Path, plan: BatchPlan, stated: bool) -> No
     if path is None:
         raise ValueError(f'--resume: no checkpoint in {place} is whole: {"; ".join(problems)}')
     tree = read_checkpoint(path)
-    before = (tree.get('batch') or {}).get('total')
-    if before is not None and before != plan.total and not stated:
-        raise ValueError(
-            f'{path} comes from a run with a total batch of {before}, and this one has {plan.total}; go on with '
-            f'--total-batch {before}, or say --total-batch {plan.total} if it shall change from here on'
-        )
     runner.logger.info(f'going on from {path}')
-    runner.register_hook(ResumeHook(tree), priority='HIGHEST')
+    return path, tree
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Go on exactly where a run that saved by `SafeCheckpointHook` ended: docs/resume.md.
+
+    In any project's config, `resume=True` then goes on from the newest whole checkpoint of the work folder.
+
+    Args:
+        tree: a state to go on from, as `run_state.capture` gives it.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self, tree: dict[str, Any] | None = None) -> None:
+        self.tree = tree
+        self.path: str | None = None  # where it came from
+
+    def before_train(self, runner: Runner) -> None:
+        """All is built, and no hook has looked at the counters yet.
+
+        Raises:
+            ValueError: `resume=True`, and there is nothing whole to go on from; or it does not fit the config.
+        """
+        if self.tree is None and runner._resume and not runner._has_loaded:
+            out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+            folder = checkpoint_folder(runner.work_dir, next(iter(out_dirs), None))
+            if not folder.is_dir() or not list_checkpoints(folder):
+                raise ValueError(f'resume=True: {folder} holds no checkpoint to go on from; start anew without it')
+            self.path, self.tree = read_newest(runner, folder)
+        if self.tree is not None:
+            restore(runner, self.tree)
+            self.tree = None  # memory

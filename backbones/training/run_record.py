@@ -22,6 +22,7 @@ import backbones
 from backbones.files import write_json
 from backbones.registry import HOOKS
 from backbones.training.agreement import world_size
+from backbones.training.resuming import ResumeHook
 
 PACKAGES = (
     'torch', 'torchvision', 'numpy', 'safetensors', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv', 'mmdet',
@@ -113,17 +114,18 @@ def machine_facts() -> dict[str, Any]:
 class RunRecordHook(Hook):
     """Write `runs/<time>.json` at each start and each resume."""
 
-    priority = 'HIGHEST'
+    priority = 'VERY_HIGH'  # after ResumeHook
 
     def before_train(self, runner: Runner) -> None:
         """Weights and counters are loaded: it is known where the run goes on."""
         if runner.rank != 0:
             return
+        resumed = [hook.path for hook in runner.hooks if isinstance(hook, ResumeHook) and hook.path]
         try:
             path = write_run_record(
                 runner.work_dir, runner.cfg.to_dict(), seed=runner.seed, deterministic=runner.deterministic,
-                launcher=runner._launcher, world_size=world_size(), resumed=bool(runner._resume and runner.iter),
-                loaded_from=runner._load_from, iteration=runner.iter, epoch=runner.epoch)
+                launcher=runner._launcher, world_size=world_size(), resumed=bool(runner.iter),
+                loaded_from=next(iter(resumed), runner._load_from), iteration=runner.iter, epoch=runner.epoch)
         except OSError as error:
             raise ValueError(
                 f'the record of the run cannot be written to {runner.work_dir} ({error}); correct the permissions or '

@@ -1,8 +1,8 @@
 """All that a run needs to go on as if it had never stopped, as plain data: tensors, strings, numbers, lists, dicts.
 
-`capture` is to be called by all processes together, after a step, in or between hooks; `ResumeHook` puts it back before
-the first step. MMEngine's own `Runner.resume` is not used: it saves no random state, cannot start within an epoch, and
-executes config text found in a checkpoint.
+`capture` is to be called by all processes together, after a step, in or between hooks; `ResumeHook` (resuming.py) puts
+it back before the first step. MMEngine's own `Runner.resume` is not used: it saves no random state, cannot start within
+an epoch, and executes config text found in a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -110,25 +110,6 @@ def restore(runner: Runner, tree: dict[str, Any], *, log: Callable[[str], None] 
     place = tree['progress']
     due = '; the validation that was due comes first' if place['validation_due'] else ''
     log(f'resumed after {place["iter"]} iterations, in epoch {place["place"]["epoch"] + 1} of the data{due}')
-
-
-class ResumeHook(Hook):
-    """Put a captured state back before the first step; register it with priority 'HIGHEST'.
-
-    Args:
-        tree: what `capture` gave.
-    """
-
-    priority = 'HIGHEST'
-
-    def __init__(self, tree: dict[str, Any]) -> None:
-        self.tree: dict[str, Any] | None = tree
-
-    def before_train(self, runner: Runner) -> None:
-        """All is built, and no hook has looked at the counters yet."""
-        if self.tree is not None:
-            restore(runner, self.tree)
-            self.tree = None  # memory
 
 
 def _bare(runner: Runner) -> nn.Module:

@@ -11,7 +11,7 @@ import mmengine
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from backbones.checkpoints.background import Writer
 from backbones.checkpoints.export import plain_meta
@@ -37,6 +37,8 @@ class SafeCheckpointHook(CheckpointHook):
     rotation leaves alone.
 
     Args:
+        interval: 'validation' saves as often as the train loop validates (`val_interval`); a number as in MMEngine.
+        by_epoch: count epochs or iterations; None, the default, counts as the train loop does.
         filename_tmpl: name of an exported `.pth`; default 'epoch_{}.pth' or 'iter_{}.pth'. The best ones are called
             `best_<metric>_<that>`.
         published_keys: after the run, give the exported files names with their sha256, as MMEngine does; of the keys
@@ -50,8 +52,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(
         self,
-        interval: int = -1,
-        by_epoch: bool = True,
+        interval: int | str = -1,
+        by_epoch: bool | None = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         out_dir: str | Path | None = None,
@@ -74,19 +76,20 @@ class SafeCheckpointHook(CheckpointHook):
         self.export = (export,) if isinstance(export, str) else tuple(export or ())
         published = [published_keys] if isinstance(published_keys, str) else list(published_keys or ())
         backend = file_client_args if backend_args is None else backend_args
-        check_options(self.export, on_error, published, filename_tmpl, backend, save_best, rule)
+        check_options(interval, self.export, on_error, published, filename_tmpl, backend, save_best, rule)
+        self._follows_validation, self._counts_as_loop = interval == 'validation', by_epoch is None
         super().__init__(
-            interval, by_epoch, save_optimizer, save_param_scheduler, out_dir, max_keep_ckpts, save_last,
-            list(save_best) if isinstance(save_best, tuple) else save_best, rule, greater_keys, less_keys,
-            filename_tmpl=filename_tmpl, save_begin=save_begin)
-        self._publishes = bool(published)
-        self._unit = 'epoch' if by_epoch else 'iter'
+            -1 if self._follows_validation else interval, bool(by_epoch), save_optimizer, save_param_scheduler, out_dir,
+            max_keep_ckpts, save_last, list(save_best) if isinstance(save_best, tuple) else save_best, rule,
+            greater_keys, less_keys, save_begin=save_begin)
+        self._publishes, self._template = bool(published), filename_tmpl
         self.on_error, self.asynchronous = on_error, asynchronous
         self._folder = Path()
         self._writer: Writer | None = None
         self._pending = False  # the same on all ranks
         self._saved_iteration = -1  # submitted; the same on all ranks
         self._scores: dict[str, float] = {}  # the best ones; the same on all ranks
+        self._lost = False  # whether the newest save failed; the same on all ranks
 
     # --- when -----------------------------------------------------------------------------------------------
 
@@ -96,13 +99,17 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             ValueError: on all ranks, if nothing can be written there.
         """
-        folder = Path(runner.work_dir)
-        if self.out_dir is not None:
-            folder = Path(self.out_dir) / folder.name
+        if self._follows_validation:
+            self.interval = runner.train_loop.val_interval
+        if self._follows_validation or self._counts_as_loop:
+            self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        self._unit = 'epoch' if self.by_epoch else 'iter'
+        folder = checkpoint_folder(runner.work_dir, self.out_dir)
         self._folder, self.out_dir = folder, str(folder)
         self._writer = Writer(self.asynchronous) if is_main_process() else None
         self._publisher = Publisher(
-            folder, self.max_keep_ckpts, self.export, self._publishes, {self._unit: self.filename_tmpl})
+            folder, self.max_keep_ckpts, self.export, self._publishes,
+            {self._unit: self._template} if self._template else {})
         problem = self._open_folder(runner) if is_main_process() else None
         problem, self._scores = _from_rank_0((problem, self._publisher.scores()))
         if problem:
@@ -155,7 +162,21 @@ class SafeCheckpointHook(CheckpointHook):
         self._pending = True
 
     def after_train(self, runner: Runner) -> None:
-        """Wait for the last write, and export."""
+        """Wait for the last write, and export.
+
+        Raises:
+            SaveFailed: on all ranks, if the state at the end could not be saved, a second time either.
+        """
+        self._settle(runner, wait=True)
+        if self._lost:
+            count = runner.epoch if self.by_epoch else runner.iter
+            self._save(runner, _name(self._unit, count), runner.iter, runner.epoch)
+            self._settle(runner, wait=True)
+        if self._lost:
+            raise SaveFailed(
+                f'the run is done, but its last checkpoint could not be saved (see above); make room or correct '
+                f'{self._folder}, then do the rest again from the newest older one by --resume'
+            )
         if self._writer is not None and ('last' in self.export or self._publishes) and self._saved_iteration >= 0:
             self._writer.submit(self._publisher.export_last)
         self._settle(runner, wait=True)
@@ -243,6 +264,7 @@ class SafeCheckpointHook(CheckpointHook):
         problems, fatal = [], None
         if self._writer is not None:
             for result in self._writer.results(wait):
+                self._lost = not isinstance(result, str)
                 if isinstance(result, str):
                     runner.logger.info(result)
                 elif isinstance(result, OSError | ValueError):
@@ -253,12 +275,14 @@ class SafeCheckpointHook(CheckpointHook):
                 if then is not None and not (problems and self.on_error == 'stop'):
                     then()
             except OSError as error:
+                self._lost = True
                 problems.append(_said(error))
             except Exception as error:  # the other ranks must not wait for this one
                 fatal = f'{type(error).__name__}: {error}' if not isinstance(error, ValueError) else str(error)
         busy = self._writer is not None and self._writer.busy
         scores = None if busy else self._publisher.scores()  # what was to be the best one may not have been saved
-        problems, fatal, self._pending, scores = _from_rank_0((problems, fatal, busy, scores))
+        found = _from_rank_0((problems, fatal, busy, scores, self._lost))
+        problems, fatal, self._pending, scores, self._lost = found
         self._scores = self._scores if scores is None else scores
         if problems:
             self._saved_iteration = -1  # whoever asks for a checkpoint of this moment tries again
@@ -276,6 +300,11 @@ def capture(runner: Runner) -> dict[str, Any]:
     from backbones.training import run_state
 
     return run_state.capture(runner)
+
+
+def checkpoint_folder(work_dir: str | Path, out_dir: str | Path | None = None) -> Path:
+    """Where the checkpoints of a run are: its work folder, or a folder of that name in `out_dir`."""
+    return Path(out_dir) / Path(work_dir).name if out_dir else Path(work_dir)
 
 
 def _name(unit: str, count: int) -> str:

@@ -48,12 +48,15 @@ class PreemptionHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Take over the signals."""
         self.received, self._count, self._votes, self._pid = None, 0, [], os.getpid()
-        if runner.rank == 0:
-            forget_exit(runner.work_dir)
         try:
             self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # not in the main thread
             runner.logger.warning('PreemptionHook: signals only reach the main thread; this run will not heed them')
+
+    def before_train(self, runner: Runner) -> None:
+        """How an earlier run ended counts no more."""
+        if runner.rank == 0:
+            forget_exit(runner.work_dir)
 
     def after_run(self, runner: Runner) -> None:
         """Give the signals back."""

@@ -1,6 +1,5 @@
-"""What every detection run shares: scope, metrics file, drawing, logging."""
+"""What every detection run shares: scope, drawing, process settings."""
 default_scope = 'mmdet'
-custom_hooks = [dict(type='backbones.MetricsFileHook')]
 env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))

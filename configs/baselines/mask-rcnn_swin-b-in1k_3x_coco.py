@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/baselines/mask-rcnn_swin-b-in1k_3x_coco.py --launcher pytorch
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
-          '../_base_/optimizers/swin.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/swin.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='swin_base_patch4_window7_224.pth', batch=16, per_gpu=2,
     schedule='36 epochs, steps at 27 and 33', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05,
@@ -18,4 +18,4 @@ model = dict(
         drop_path_rate=0.3, patch_norm=True, convert_weights=True, norm_cfg=dict(type='LN', eps=1e-5),
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[128, 256, 512, 1024]))
-optim_wrapper = dict(type='AmpOptimWrapper', dtype='float16')
+optim_wrapper = dict(type='backbones.GuardedAmpOptimWrapper', dtype='float16')

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/baselines/mask-rcnn_swin-s-in1k_3x_coco.py --launcher pytorch
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
-          '../_base_/optimizers/swin.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/swin.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper='https://arxiv.org/abs/2103.14030', table='README',
     source='https://github.com/SwinTransformer/Swin-Transformer-Object-Detection/blob/6a979e2/configs/swin/mask_rcnn_swin_small_patch4_window7_mstrain_480-800_adamw_3x_coco.py',
@@ -19,4 +19,4 @@ model = dict(
         drop_path_rate=0.2, patch_norm=True, convert_weights=True, norm_cfg=dict(type='LN', eps=1e-5),
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[96, 192, 384, 768]))
-optim_wrapper = dict(type='AmpOptimWrapper', dtype='float16')
+optim_wrapper = dict(type='backbones.GuardedAmpOptimWrapper', dtype='float16')

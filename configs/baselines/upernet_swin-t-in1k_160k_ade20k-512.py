@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/baselines/upernet_swin-t-in1k_160k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/swin.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/swin.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2103.14030', table='README',
     source='https://github.com/SwinTransformer/Swin-Transformer-Semantic-Segmentation/blob/main/configs/swin/upernet_swin_tiny_patch4_window7_512x512_160k_ade20k.py',

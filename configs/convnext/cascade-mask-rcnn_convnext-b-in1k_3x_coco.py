@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/cascade-mask-rcnn_co
     --launcher pytorch
 """
 _base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper='https://arxiv.org/abs/2201.03545', table='Table 3',
     source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/configs/convnext/cascade_mask_rcnn_convnext_base_patch4_window7_mstrain_480-800_giou_4conv1f_adamw_3x_coco_in1k.py',
@@ -19,4 +19,5 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[128, 256, 512, 1024]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.8))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.8))

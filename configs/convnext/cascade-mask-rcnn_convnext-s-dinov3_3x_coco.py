@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/cascade-mask-rcnn_co
     --launcher pytorch
 """
 _base_ = ['../_base_/models/cascade_mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='dinov3-convnext-small', batch=16, per_gpu=2,
     schedule='36 epochs, steps at 27 and 33', warmup='500 iterations from 0.001', lr=2e-4, weight_decay=0.05,
@@ -21,4 +21,5 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[96, 192, 384, 768]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.7))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=0.7))

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/convnext/mask-rcnn_convnext-t-in1k_3x_coco.py --launcher pytorch
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_3x.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper='https://arxiv.org/abs/2201.03545', table='Table 3',
     source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/object_detection/configs/convnext/mask_rcnn_convnext_tiny_patch4_window7_mstrain_480-800_adamw_3x_coco_in1k.py',
@@ -18,4 +18,5 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
     neck=dict(in_channels=[96, 192, 384, 768]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))

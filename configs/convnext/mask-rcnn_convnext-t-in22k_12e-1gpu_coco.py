@@ -6,7 +6,7 @@ model.backbone.frozen_stages=2
 python tools/train.py configs/convnext/mask-rcnn_convnext-t-in22k_12e-1gpu_coco.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_ms.py', '../_base_/schedules/coco_12e.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='convnext-t-in22k', batch=16, per_gpu=2,
     schedule='12 epochs, steps at 8 and 11', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.05,
@@ -22,8 +22,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='convnext-t-in22k')),
     neck=dict(in_channels=[96, 192, 384, 768]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
-custom_hooks = [
-    dict(type='backbones.MetricsFileHook'),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True),
-]
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+custom_hooks = [dict(
+    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/mask-rcnn_convnextv2
     --launcher pytorch
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco_lsj.py', '../_base_/schedules/coco_lsj_3x.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper='https://arxiv.org/abs/2301.00808', table='Table 6',
     source='https://github.com/open-mmlab/mmdetection/blob/4d83986/projects/ConvNeXt-V2/configs/mask-rcnn_convnext-v2-b_fpn_lsj-3x-fcmae_coco.py',
@@ -21,10 +21,11 @@ model = dict(
         type='backbones.ConvNeXt', arch='base', use_grn=True, drop_path_rate=0.4,
         init_cfg=dict(type='Pretrained', checkpoint='convnextv2-b-fcmae')),
     neck=dict(in_channels=[128, 256, 512, 1024]), test_cfg=dict(rcnn=dict(nms=dict(type='soft_nms'))))
-train_dataloader = dict(batch_size=4, sampler=dict(type='DefaultSampler'))
+train_dataloader = dict(batch_size=4, sampler=dict(type='backbones.ResumableSampler'))
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(1333, 800), keep_ratio=True),
                  dict(type='LoadAnnotations', with_bbox=True, with_mask=True), dict(type='PackDetInputs')]
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 tta_scales = [(1333, 800)]
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))

@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/upernet_convnext-l-i
     --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_640.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2201.03545', table='Table 4',
     source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/semantic_segmentation/configs/convnext/upernet_convnext_large_640_160k_ade20k_ss.py',

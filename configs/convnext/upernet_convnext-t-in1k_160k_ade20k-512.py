@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/upernet_convnext-t-i
     --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2201.03545', table='Table 4',
     source='https://github.com/facebookresearch/ConvNeXt/blob/048efce/semantic_segmentation/configs/convnext/upernet_convnext_tiny_512_160k_ade20k_ss.py',
@@ -22,5 +22,5 @@ model = dict(
     decode_head=dict(in_channels=[96, 192, 384, 768]), auxiliary_head=dict(in_channels=384),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
     paramwise_cfg=dict(decay_type='stage_wise', decay_rate=0.9))

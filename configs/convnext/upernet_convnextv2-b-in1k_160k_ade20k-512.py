@@ -4,7 +4,7 @@ torchrun --nproc_per_node 8 tools/train.py configs/convnext/upernet_convnextv2-b
     --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2301.00808', table='Table 7', source=None, init='convnextv2-b-in1k', batch=16,
     per_gpu=2, schedule='160000 iterations, poly 1.0 to 0', warmup='1500 iterations from 1e-06', lr=1e-4,
@@ -25,5 +25,5 @@ model = dict(
     test_cfg=dict(mode='whole'))
 tta_scales = [(int(2048 * r), int(512 * r)) for r in (0.75, 0.875, 1.0, 1.125, 1.25)]
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
     paramwise_cfg=dict(decay_type='stage_wise', decay_rate=0.9))

@@ -6,7 +6,7 @@ model.backbone.frozen_stages=2
 python tools/train.py configs/convnext/upernet_convnextv2-t-in22k_40k-1gpu_ade20k-512.py
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_40k.py',
-          '../_base_/optimizers/convnext.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/convnext.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper=None, table=None, source=None, init='convnextv2-t-in22k-in1k', batch=16, per_gpu=4,
     schedule='40000 iterations, poly 1.0 to 0', warmup='1500 iterations from 1e-06', lr=1e-4, weight_decay=0.05,
@@ -25,9 +25,7 @@ model = dict(
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4),
     paramwise_cfg=dict(decay_type='stage_wise', decay_rate=0.9))
-custom_hooks = [
-    dict(type='backbones.MetricsFileHook'),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True),
-]
+custom_hooks = [dict(
+    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

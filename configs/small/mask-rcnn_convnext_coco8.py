@@ -4,7 +4,7 @@ python tools/coco_subset.py data/coco/annotations/instances_train2017.json data/
 python tools/train.py configs/small/mask-rcnn_convnext_coco8.py
 """
 _base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/coco8.py',
-          '../_base_/schedules/coco8.py', '../_base_/runtime_det.py']
+          '../_base_/schedules/coco8.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init=None, batch=1, per_gpu=1,
     schedule='2200 iterations, cosine to 0', warmup='50 iterations from 0.01', lr=1e-3, weight_decay=0.05,
@@ -28,4 +28,4 @@ model = dict(
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
-custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
+custom_hooks = [dict(type='backbones.ChannelsLastHook')]

@@ -2,7 +2,8 @@
 
 python tools/train.py configs/small/mask-rcnn_convnext_demo.py
 """
-_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/demo_coco.py', '../_base_/runtime_det.py']
+_base_ = ['../_base_/models/mask_rcnn.py', '../_base_/datasets/demo_coco.py',
+          '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init=None, batch=4, per_gpu=4,
     schedule='10 epochs, cosine to 0', warmup='50 iterations from 0.01', lr=1e-3, weight_decay=0.05,
@@ -30,7 +31,7 @@ model = dict(
         rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
 total_batch = 4
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
+train_cfg = dict(type='backbones.EpochBasedTrainLoop', max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
@@ -38,11 +39,10 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=epochs, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=5.0),
+    type='backbones.GuardedOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
     constructor='backbones.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='convnext'))
-custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
-default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', interval=epochs, max_keep_ckpts=1),
-    logger=dict(type='LoggerHook', interval=40))
+custom_hooks = [dict(type='backbones.ChannelsLastHook')]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=40))
 randomness = dict(seed=0)

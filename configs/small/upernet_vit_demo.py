@@ -2,7 +2,8 @@
 
 python tools/train.py configs/small/upernet_vit_demo.py
 """
-_base_ = ['../_base_/models/upernet.py', '../_base_/datasets/demo_ade.py', '../_base_/runtime_seg.py']
+_base_ = ['../_base_/models/upernet.py', '../_base_/datasets/demo_ade.py',
+          '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper=None, table=None, source=None, init=None, batch=4, per_gpu=4,
     schedule='400 iterations, poly 1.0 to 0', warmup='50 iterations from 0.01', lr=3e-3, weight_decay=0.05,
@@ -24,7 +25,7 @@ model = dict(
     auxiliary_head=dict(in_channels=96, channels=32, num_classes=10, norm_cfg=norm_cfg),
     test_cfg=dict(mode='whole'))
 total_batch = 4
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
+train_cfg = dict(type='backbones.IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
@@ -32,12 +33,11 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=iterations),
 ]
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0),
+    type='backbones.GuardedOptimWrapper', optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=1.0),
     constructor='backbones.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='matrices_only'))
-custom_hooks = [dict(type='backbones.MetricsFileHook'), dict(type='backbones.ChannelsLastHook')]
-default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=iterations, max_keep_ckpts=1),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False))
+custom_hooks = [dict(type='backbones.ChannelsLastHook')]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

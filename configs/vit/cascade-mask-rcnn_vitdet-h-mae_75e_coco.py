@@ -4,7 +4,8 @@ torchrun --nnodes 8 --nproc_per_node 8 tools/train.py configs/vit/cascade-mask-r
     --launcher pytorch
 """
 _base_ = ['../_base_/models/cascade_mask_rcnn_vitdet.py', '../_base_/datasets/coco_lsj.py',
-          '../_base_/schedules/lsj_75e.py', '../_base_/optimizers/vitdet.py', '../_base_/runtime_det.py']
+          '../_base_/schedules/lsj_75e.py', '../_base_/optimizers/vitdet.py',
+          '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper='https://arxiv.org/abs/2203.16527', table='Tables 5 and 9',
     source='https://github.com/facebookresearch/detectron2/blob/02b5c4e/projects/ViTDet/configs/COCO/cascade_mask_rcnn_vitdet_h_75ep.py',

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/linear_vit-b-dinov2_40k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/linear.py', '../_base_/datasets/ade20k_512.py',
-          '../_base_/schedules/ade20k_40k.py', '../_base_/runtime_seg.py']
+          '../_base_/schedules/ade20k_40k.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2304.07193', table='Table 10',
     source='https://github.com/facebookresearch/dinov2/blob/0cb13e0/notebooks/semantic_segmentation.ipynb',
@@ -25,5 +25,5 @@ model = dict(
     decode_head=dict(in_channels=768, dropout_ratio=0),
     test_cfg=dict(mode='slide', crop_size=(518, 518), stride=(341, 341)))
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='backbones.GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4))

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/linear_vit-l-dinov3_40k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/linear.py', '../_base_/datasets/ade20k_512.py',
-          '../_base_/schedules/ade20k_40k_cosine.py', '../_base_/runtime_seg.py']
+          '../_base_/schedules/ade20k_40k_cosine.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2508.10104', table='model card',
     source='https://github.com/facebookresearch/dinov3/blob/6876159/dinov3/eval/segmentation/configs/config-ade20k-linear-training.yaml',
@@ -24,5 +24,5 @@ model = dict(
     decode_head=dict(in_channels=1024, dropout_ratio=0.1),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='backbones.GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-3))

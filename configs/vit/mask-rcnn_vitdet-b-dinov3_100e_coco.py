@@ -4,7 +4,7 @@ torchrun --nnodes 8 --nproc_per_node 8 tools/train.py configs/vit/mask-rcnn_vitd
     --launcher pytorch
 """
 _base_ = ['../_base_/models/mask_rcnn_vitdet.py', '../_base_/datasets/coco_lsj.py', '../_base_/schedules/lsj_100e.py',
-          '../_base_/optimizers/vitdet.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/vitdet.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='dinov3-vitb16', batch=64, per_gpu=1,
     schedule='184375 iterations, steps at 163889 and 177546', warmup='250 iterations from 0.001', lr=1e-4,

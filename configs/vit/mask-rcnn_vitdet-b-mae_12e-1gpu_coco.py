@@ -6,7 +6,7 @@ model.backbone.frozen_stages=6
 python tools/train.py configs/vit/mask-rcnn_vitdet-b-mae_12e-1gpu_coco.py
 """
 _base_ = ['../_base_/models/mask_rcnn_vitdet.py', '../_base_/datasets/coco_lsj.py', '../_base_/schedules/coco_12e.py',
-          '../_base_/optimizers/vitdet.py', '../_base_/runtime_det.py']
+          '../_base_/optimizers/vitdet.py', '../_base_/hooks.py', '../_base_/runtime_det.py']
 card = dict(
     paper=None, table=None, source=None, init='vit-b-mae', batch=16, per_gpu=2,
     schedule='12 epochs, steps at 8 and 11', warmup='500 iterations from 0.001', lr=1e-4, weight_decay=0.1,
@@ -22,9 +22,7 @@ model = dict(
         global_attn_indexes=(2, 5, 8, 11), rel_pos='decomposed', img_size=1024, norm_eps=1e-6, drop_path_rate=0.1,
         init_cfg=dict(type='Pretrained', checkpoint='vit-b-mae')),
     neck=dict(in_channels=768))
-train_dataloader = dict(batch_size=2, sampler=dict(type='DefaultSampler'))
+train_dataloader = dict(batch_size=2, sampler=dict(type='backbones.ResumableSampler'))
 optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.7))
-custom_hooks = [
-    dict(type='backbones.MetricsFileHook'),
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True),
-]
+custom_hooks = [dict(
+    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

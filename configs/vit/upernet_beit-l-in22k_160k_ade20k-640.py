@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_beit-l-in22k_160k_ade20k-640.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_640.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/vit_beit.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/vit_beit.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://arxiv.org/abs/2106.08254', table='README',
     source='https://github.com/microsoft/unilm/blob/8b57ed1/beit/semantic_segmentation/configs/beit/upernet/upernet_beit_large_24_640_slide_160k_ade20k_pt2ft.py',
@@ -29,4 +29,5 @@ model = dict(
 train_dataloader = dict(batch_size=1)
 tta_mode = 'slide'
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-5), paramwise_cfg=dict(decay_rate=0.95))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=2e-5), paramwise_cfg=dict(decay_rate=0.95))

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-b-in21k-mmseg_160k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/vit_mmseg.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/vit_mmseg.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/vit/README.md',
     table='vit_vit-b16-ln_mln',

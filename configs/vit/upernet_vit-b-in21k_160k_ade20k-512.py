@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-b-in21k_160k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/vit_beit.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/vit_beit.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper=None, table=None, source=None, init='vit-b-augreg-in21k', batch=16, per_gpu=2,
     schedule='160000 iterations, poly 1.0 to 0', warmup='1500 iterations from 1e-06', lr=3e-5, weight_decay=0.05,
@@ -25,4 +25,5 @@ model = dict(
     decode_head=dict(in_channels=[768] * 4, channels=768), auxiliary_head=dict(in_channels=768),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=3e-5), paramwise_cfg=dict(decay_rate=0.9))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=3e-5), paramwise_cfg=dict(decay_rate=0.9))

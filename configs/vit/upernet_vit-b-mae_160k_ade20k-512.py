@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-b-mae_160k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/vit_beit.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/vit_beit.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper='https://github.com/implus/mae_segmentation/blob/7238fd2/README.md',
     table='README',
@@ -27,4 +27,5 @@ model = dict(
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 tta_mode = 'slide'
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.65))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.65))

@@ -3,7 +3,7 @@
 torchrun --nproc_per_node 8 tools/train.py configs/vit/upernet_vit-l-dinov2_160k_ade20k-512.py --launcher pytorch
 """
 _base_ = ['../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/ade20k_160k.py',
-          '../_base_/optimizers/vit_beit.py', '../_base_/runtime_seg.py']
+          '../_base_/optimizers/vit_beit.py', '../_base_/hooks.py', '../_base_/runtime_seg.py']
 card = dict(
     paper=None, table=None, source=None, init='dinov2-vitl14', batch=16, per_gpu=2,
     schedule='160000 iterations, poly 1.0 to 0', warmup='1500 iterations from 1e-06', lr=2e-5, weight_decay=0.05,
@@ -26,4 +26,5 @@ model = dict(
     decode_head=dict(in_channels=[1024] * 4, channels=1024), auxiliary_head=dict(in_channels=1024),
     test_cfg=dict(mode='slide', crop_size=(518, 518), stride=(341, 341)))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', dtype='float16', optimizer=dict(lr=2e-5), paramwise_cfg=dict(decay_rate=0.95))
+    type='backbones.GuardedAmpOptimWrapper', dtype='float16',
+    optimizer=dict(lr=2e-5), paramwise_cfg=dict(decay_rate=0.95))

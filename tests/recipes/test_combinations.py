@@ -97,7 +97,11 @@ ROWS = [
         r'begin_iter=5 and begin_epoch=1; give one',
     ),
     (SLIDE, {'param_scheduler.1.by_epoch': True}, r'param_scheduler\[1\] \(PolyLR\) counts epochs.*would never change'),
-    (SLIDE, {'default_hooks.checkpoint.by_epoch': True}, r'checkpoint saves every 16000 epochs.*set by_epoch=False'),
+    (
+        SLIDE,
+        {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=9)},
+        r'checkpoint saves every 9 epochs.*set by_epoch=False',
+    ),
 ]
 
 

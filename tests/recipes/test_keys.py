@@ -82,7 +82,7 @@ TYPOS = [
         r"rcnn\.nms\.iou_thresh=0\.5: mmcv\.ops\.nms.*'iou_threshold'",
     ),
     (DETECTOR, {'train_dataloader.batchsize': 2}, r"train_dataloader\.batchsize=2: neither torch's.*'batch_size'"),
-    (DETECTOR, {'train_dataloader.sampler.shufle': True}, r"sampler\.shufle=True: DefaultSampler.*'shuffle'"),
+    (DETECTOR, {'train_dataloader.sampler.shufle': True}, r"sampler\.shufle=True: ResumableSampler.*'shuffle'"),
     (DETECTOR, {'train_dataloader.dataset.anno_file': 'x'}, r"dataset\.anno_file='x': CocoDataset.*'ann_file'"),
     (
         DETECTOR,
@@ -132,7 +132,7 @@ TYPOS = [
     (
         DETECTOR,
         {'default_hooks.checkpoint.max_keep_ckpt': 1},
-        r"default_hooks\.checkpoint\.max_keep_ckpt=1: Check.*'max_keep_ckpts'",
+        r"default_hooks\.checkpoint\.max_keep_ckpt=1: SafeCheck.*'max_keep_ckpts'",
     ),
     (
         DETECTOR,

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 from guard_helpers import Line, Points, run_two_processes, train_line
-from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from backbones.training.exits import NON_FINITE
 from backbones.training.guards import GuardedOptimWrapper
 from backbones.training.inject_run import InjectHook, parse_fault
-from backbones.training.non_finite import NonFiniteError, NonFiniteHook, guard_config, image_files
+from backbones.training.non_finite import NonFiniteError, NonFiniteHook, image_files
 
 
 def optimiser(kind: str, parameters: Any) -> torch.optim.Optimizer:
@@ -185,21 +184,6 @@ def test_a_gradient_is_named_where_the_loss_is_finite(tmp_path: Path) -> None:
 def test_a_wrapper_without_guard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set optim_wrapper.type to 'backbones\.GuardedOptimWrapper'"):
         train_line(tmp_path, wrapper='OptimWrapper')
-
-
-@pytest.mark.parametrize('given', [None, 'OptimWrapper', 'AmpOptimWrapper'])
-def test_a_config_gets_the_guarding_wrapper_and_the_hook_once(given: str | None) -> None:
-    wrapper = dict(optimizer=dict(type='AdamW'), **(dict(type=given) if given else {}))
-    cfg = Config(dict(optim_wrapper=wrapper, custom_hooks=[dict(type='EMAHook')]))
-    assert guard_config(cfg, patience=3) is None and guard_config(cfg) is None
-    assert cfg.optim_wrapper.type == f'backbones.Guarded{given or "OptimWrapper"}'
-    assert cfg.custom_hooks == [dict(type='EMAHook'), dict(type='backbones.NonFiniteHook', patience=3)]
-
-
-def test_a_wrapper_that_cannot_be_guarded_is_left_and_named() -> None:
-    cfg = Config(dict(optim_wrapper=dict(type='ApexOptimWrapper', optimizer=dict(type='AdamW'))))
-    assert "optim_wrapper.type='ApexOptimWrapper' takes every step" in guard_config(cfg)
-    assert cfg.optim_wrapper.type == 'ApexOptimWrapper' and 'custom_hooks' not in cfg
 
 
 def test_without_the_hook_the_wrapper_says_what_it_did(tmp_path: Path) -> None:

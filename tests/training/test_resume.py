@@ -21,7 +21,8 @@ from backbones.data.demo import generate_demo
 from backbones.runner import build_runner
 from backbones.training.loops import EpochBasedTrainLoop, IterBasedTrainLoop, make_resumable
 from backbones.training.plain import from_plain, to_plain
-from backbones.training.run_state import ResumeHook, capture
+from backbones.training.resuming import ResumeHook
+from backbones.training.run_state import capture
 
 KINDS = {
     'epochs': dict(),

@@ -15,26 +15,18 @@ from backbones.checkpoints import list_checkpoints, read_checkpoint
 from backbones.data.demo import generate_demo
 from backbones.training.batch import BatchPlan
 from backbones.training.launch import run_training
-from backbones.training.resuming import go_on_from, resume_place, saves_safely
-from backbones.training.safe_checkpoint import SafeCheckpointHook
+from backbones.training.resuming import go_on_from, resume_place
 
 
-def config(folder: Path, kind: object = 'backbones.SafeCheckpointHook') -> Config:
-    return Config(dict(work_dir=str(folder), default_hooks=dict(checkpoint=dict(type=kind))))
+def config(folder: Path, **checkpoint: object) -> Config:
+    return Config(dict(work_dir=str(folder), default_hooks=dict(checkpoint=checkpoint)))
 
 
 def runner() -> SimpleNamespace:
     hooks = []
     return SimpleNamespace(
         logger=logging.getLogger('resuming'), hooks=hooks,
-        register_hook=lambda hook, priority: hooks.append((hook, priority)))
-
-
-@pytest.mark.parametrize(('kind', 'safely'), [
-    ('backbones.SafeCheckpointHook', True), ('SafeCheckpointHook', True), (SafeCheckpointHook, True),
-    ('CheckpointHook', False), (None, False)])
-def test_a_config_saves_safely_where_its_hook_is_ours(tmp_path: Path, kind: object, safely: bool) -> None:
-    assert saves_safely(config(tmp_path, kind)) is safely
+        register_hook=hooks.append)
 
 
 def test_a_fresh_folder_starts_anew_unless_there_must_be_a_run(tmp_path: Path) -> None:
@@ -62,7 +54,7 @@ def test_one_checkpoint_or_a_work_folder_may_be_named(tmp_path: Path) -> None:
 
 def test_what_holds_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'epoch_1.pth').write_bytes(b'weights')
-    with pytest.raises(ValueError, match='a file of weights holds no optimiser'):
+    with pytest.raises(ValueError, match='a file of weights holds no place in the data'):
         resume_place(config(tmp_path / 'w'), str(tmp_path / 'epoch_1.pth'))
     with pytest.raises(ValueError, match='there is no checkpoint; give the folder of one'):
         resume_place(config(tmp_path / 'w'), str(tmp_path))
@@ -78,7 +70,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     with caplog.at_level('INFO'):
         go_on_from(run, tmp_path, BatchPlan(4, 1, 4, 1), stated=False)
     assert 'iter_000005' in caplog.text and f'going on from {tmp_path}/iter_000003' in caplog.text
-    assert run.hooks[0][0].tree['progress']['iter'] == 3 and run.hooks[0][1] == 'HIGHEST'
+    assert run.hooks[0].tree['progress']['iter'] == 3 and run.hooks[0].path == f'{tmp_path}/iter_000003'
 
 
 def test_a_folder_without_a_whole_checkpoint_ends_with_what_is_wrong(tmp_path: Path) -> None:
@@ -93,8 +85,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('runs')
     generate_demo(folder / 'data', num_train=6, num_val=2, size=(64, 96), progress=False)
     options = {
-        'data_root': f'{folder}/data/', 'default_hooks.checkpoint.type': 'backbones.SafeCheckpointHook',
-        'default_hooks.checkpoint.interval': 2, 'train_cfg.val_interval': 4, 'param_scheduler.0.end': 2,
+        'data_root': f'{folder}/data/', 'default_hooks.checkpoint.interval': 2,
+        'train_cfg.val_interval': 4, 'param_scheduler.0.end': 2,
         'param_scheduler.1.begin': 2, 'param_scheduler.1.end': 4, 'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
     }
@@ -106,7 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize('part', ['model', 'optimizers', 'schedulers', 'random'])
 def test_a_run_of_our_tools_that_goes_on_ends_as_one_that_was_not_interrupted(runs: Path, part: str) -> None:
-    whole, parts = (read_checkpoint(list_checkpoints(runs / name)[-1]) for name in ('whole', 'parts'))
+    whole, parts = (read_checkpoint(list_checkpoints(runs / name)[0]) for name in ('whole', 'parts'))
     assert same(parts[part], whole[part])
 
 

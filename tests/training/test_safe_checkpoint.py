@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from backbones.checkpoints import newest_valid, read_best, read_checkpoint, verify_checkpoint
 from backbones.training import inject
-from backbones.training.run_state import ResumeHook
+from backbones.training.resuming import ResumeHook
 from backbones.training.safe_checkpoint import SafeCheckpointHook, SaveFailed
 from backbones.weights.whole_model import load_model_checkpoint
 
@@ -237,8 +237,15 @@ def test_save_now_says_when_nothing_could_be_written(tmp_path: Path) -> None:
             assert hook.save_now(runner, 'SIGTERM') is None
 
     inject.configure('erofs@save:mkdir')
-    train(tmp_path, 2, hooks=[Stop()])
+    with pytest.raises(SaveFailed, match='the run is done, but its last checkpoint could not be saved'):
+        train(tmp_path, 2, hooks=[Stop()])
     assert folders(tmp_path) == []
+
+
+def test_what_failed_at_the_end_is_saved_by_a_second_attempt(tmp_path: Path) -> None:
+    inject.configure('enospc@save:write:2')
+    train(tmp_path, 4)
+    assert read_checkpoint(tmp_path / 'iter_000004')['meta']['iter'] == 4 and (tmp_path / 'iter_4.pth').is_file()
 
 
 def test_exported_weights_are_what_mm_tools_read(tmp_path: Path) -> None:

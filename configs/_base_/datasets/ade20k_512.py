@@ -7,7 +7,7 @@ scale = (2048, 512)
 crop_size = (512, 512)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
     dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
@@ -26,7 +26,7 @@ tta_scales = [(int(scale[0] * r), int(scale[1] * r)) for r in (0.5, 0.75, 1.0, 1
 
 train_dataloader = dict(
     batch_size=2, num_workers=4, persistent_workers=True, pin_memory=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='backbones.ResumableInfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.ADE20KDataset', data_root=data_root,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
@@ -39,5 +39,5 @@ val_dataloader = dict(
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='backbones.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

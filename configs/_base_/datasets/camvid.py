@@ -3,7 +3,7 @@ data_root = 'data/camvid'
 crop_size = (240, 320)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
     dict(type='RandomResize', scale=(480, 360), ratio_range=(0.6, 1.4), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
@@ -20,7 +20,7 @@ test_pipeline = [
 tta_scales = [(480, 360), (720, 540)]
 
 train_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=4, num_workers=0, sampler=dict(type='backbones.ResumableInfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.LabelMapDataset', data_root=data_root, pipeline=train_pipeline,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training')))
@@ -30,5 +30,5 @@ val_dataloader = dict(
         type='backbones.LabelMapDataset', data_root=data_root, pipeline=test_pipeline, test_mode=True,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation')))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='backbones.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

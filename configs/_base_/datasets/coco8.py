@@ -7,7 +7,7 @@ ann_file = 'coco8.json'
 size = (448, 448)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=size, keep_ratio=True),
     dict(type='PackDetInputs'),
@@ -21,7 +21,7 @@ test_pipeline = [
 tta_scales = [size]
 
 train_dataloader = dict(
-    batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=1, num_workers=0, sampler=dict(type='backbones.ResumableInfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root, ann_file=ann_file,
         data_prefix=dict(img='coco_mini/train2017/'), pipeline=train_pipeline))

@@ -8,7 +8,7 @@ data_root = 'data/coco/'
 image_size = (1024, 1024)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
@@ -28,7 +28,7 @@ tta_scales = [image_size]
 
 train_dataloader = dict(
     batch_size=1, num_workers=2, persistent_workers=True, pin_memory=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='backbones.ResumableInfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root,
         ann_file='annotations/instances_train2017.json', data_prefix=dict(img='train2017/'),

@@ -7,7 +7,7 @@ data_root = 'data/coco/'
 short_sides = [(side, 1333) for side in range(480, 801, 32)]
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(
@@ -34,8 +34,8 @@ tta_scales = [(1333, 600), (1333, 800), (1333, 1000)]
 
 train_dataloader = dict(
     batch_size=2, num_workers=2, persistent_workers=True, pin_memory=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    sampler=dict(type='backbones.ResumableSampler', shuffle=True),
+    batch_sampler=dict(type='backbones.AspectRatioBatchSampler'),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root,
         ann_file='annotations/instances_train2017.json', data_prefix=dict(img='train2017/'),

@@ -2,7 +2,7 @@
 data_root = 'data/demo'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='backbones.LoadLabelMap', reduce_zero_label=True),
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackSegInputs'),
@@ -16,7 +16,7 @@ test_pipeline = [
 tta_scales = [(160, 128), (240, 192)]
 
 train_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
+    batch_size=4, num_workers=0, sampler=dict(type='backbones.ResumableInfiniteSampler', shuffle=True),
     dataset=dict(
         type='backbones.LabelMapDataset', data_root=data_root, pipeline=train_pipeline,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training')))
@@ -26,5 +26,5 @@ val_dataloader = dict(
         type='backbones.LabelMapDataset', data_root=data_root, pipeline=test_pipeline, test_mode=True,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation')))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='backbones.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

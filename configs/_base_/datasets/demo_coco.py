@@ -2,7 +2,7 @@
 data_root = 'data/demo/'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='backbones.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
@@ -16,7 +16,7 @@ test_pipeline = [
 tta_scales = [(160, 128), (240, 192)]
 
 train_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_size=4, num_workers=0, sampler=dict(type='backbones.ResumableSampler', shuffle=True),
     dataset=dict(
         type='backbones.CocoDataset', data_root=data_root, ann_file='annotations/instances_train.json',
         data_prefix=dict(img='images/training/'), pipeline=train_pipeline))

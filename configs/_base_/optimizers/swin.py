@@ -4,6 +4,6 @@ https://github.com/SwinTransformer/Swin-Transformer-Object-Detection/tree/6a979e
 """
 spared = ('absolute_pos_embed', 'relative_position_bias_table', 'norm')
 optim_wrapper = dict(
-    type='OptimWrapper',
+    type='backbones.GuardedOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(custom_keys={name: dict(decay_mult=0.0) for name in spared}))

@@ -4,14 +4,11 @@
 https://github.com/facebookresearch/detectron2/blob/02b5c4e/projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep.py
 """
 total_batch = 64
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=184375, val_interval=5000)
+train_cfg = dict(type='backbones.IterBasedTrainLoop', max_iters=184375, val_interval=5000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=250),
     dict(type='MultiStepLR', by_epoch=False, begin=0, end=184375, milestones=[163889, 177546], gamma=0.1),
 ]
-default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=3),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False))
 log_processor = dict(by_epoch=False)

@@ -1,0 +1,137 @@
+"""What our tools put in place of MMEngine's parts in a config of any origin: by name, with the arguments it has.
+
+The recipes here name these parts themselves (configs/_base_/hooks.py); a config of another project gets them when it
+runs by our tools. What each part promises: docs/survival.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from backbones.config import dicts_in
+from backbones.registry import SCOPE
+from backbones.training.loops import make_resumable
+
+HOOKS = dict(
+    resume='ResumeHook', metrics='MetricsFileHook', run_record='RunRecordHook', non_finite='NonFiniteHook',
+    watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook')
+WRAPPERS = {name: f'{SCOPE}.Guarded{name}' for name in ('OptimWrapper', 'AmpOptimWrapper')}
+SAVES = 'SafeCheckpointHook'
+# Arguments of mmcv's loader that ours has not, with the values that it works by.
+LOADER_ONLY = dict(imdecode_backend='cv2', file_client_args=None, ignore_empty=False)
+
+
+def harden_run(cfg: Config) -> list[str]:
+    """Put the parts that survive into the config of a training, in place.
+
+    A part is left out where the config says `default_hooks.<name>=None`.
+
+    Returns:
+        Lines for the log: what took the place of what, and what stays that cannot be replaced.
+    """
+    before = [cfg.train_cfg.get('type'), (cfg.train_dataloader.get('sampler') or {}).get('type')]
+    make_resumable(cfg)
+    after = [cfg.train_cfg.get('type'), (cfg.train_dataloader.get('sampler') or {}).get('type')]
+    changed = [f'{old} by {new}' for old, new in zip(before, after, strict=True) if old != new]
+    hooks = {**(cfg.get('default_hooks') or {})}
+    notes = _guard_steps(cfg, hooks, changed) + _save_safely(hooks, changed)
+    present = {_name(hook) for hook in dicts_in([hooks, cfg.get('custom_hooks')])}
+    for key, name in HOOKS.items():
+        if key in hooks and hooks[key] is None:
+            del hooks[key]  # MMEngine refuses a None that is not one of its own hooks
+        elif name not in present:
+            hooks[key] = dict(type=f'{SCOPE}.{name}', **hooks.get(key, {}))
+    cfg.default_hooks = hooks
+    changed += harden_reading(cfg, ('train', 'val'))
+    _name_record(cfg)
+    return [*([f'replaced: {", ".join(dict.fromkeys(changed))}'] if changed else []), *notes]
+
+
+def harden_reading(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    """Let the data sets and evaluators of `splits` check what they read, in place.
+
+    Returns:
+        What was replaced by what.
+    """
+    changed = []
+    for split in splits:
+        for step in dicts_in((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if _is_plain(step, 'LoadImageFromFile', 'mmcv') and all(
+                step.get(key, value) == value for key, value in LOADER_ONLY.items()
+            ):
+                for key in LOADER_ONLY:
+                    step.pop(key, None)
+                changed.append(_replace(step, 'LoadImageFromFile'))
+        for metric in dicts_in(cfg.get(f'{split}_evaluator')):
+            if _is_plain(metric, 'IoUMetric', 'mmseg'):
+                changed.append(_replace(metric, 'IoUMetric'))
+    return changed
+
+
+def _guard_steps(cfg: Config, hooks: dict[str, Any], changed: list[str]) -> list[str]:
+    """Use the optimiser wrapper that leaves out faulty steps; without one, no hook asks it for its findings."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = wrapper.get('type', 'OptimWrapper')
+    name = kind.removeprefix('mmengine.') if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+    if name in WRAPPERS and 'optimizer' in wrapper:
+        wrapper['type'] = WRAPPERS[name]
+        changed.append(f'{name} by {WRAPPERS[name]}')
+    elif not name.rpartition('.')[2].startswith('Guarded'):
+        hooks['non_finite'] = None
+        return [f'optim_wrapper.type={name} takes every step: there is no guard against non-finite losses for it, only '
+                f'for {" and ".join(WRAPPERS)}']
+    return []
+
+
+def _save_safely(hooks: dict[str, Any], changed: list[str]) -> list[str]:
+    """Use the hook whose checkpoints are whole or not there."""
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # MMEngine's default
+    if hook is None:
+        return ['default_hooks.checkpoint=None: nothing is saved, so a run that ends early is lost']
+    if _is_plain(hook, 'CheckpointHook', 'mmengine'):
+        hooks['checkpoint'] = hook = ConfigDict(hook)
+        changed.append(_replace(hook, SAVES))
+    elif _name(hook) != SAVES:
+        return [f'default_hooks.checkpoint.type={_name(hook)} is none of ours: what it saves is not verified, and '
+                '--resume does not know it']
+    return []
+
+
+def _name_record(cfg: Config) -> None:
+    """Say where data sets that skip bad samples write them down."""
+    for dataset in dicts_in((cfg.get('train_dataloader') or {}).get('dataset')):
+        if dataset.get('on_bad_sample') == 'skip':
+            dataset.setdefault('bad_samples_file', f'{cfg.work_dir}/bad_samples.jsonl')
+
+
+def find_hook(cfg: Config, name: str) -> dict[str, Any] | None:
+    """The settings of a hook of ours in a config, wherever they stand."""
+    return next((hook for hook in _hooks(cfg) if _name(hook) == name), None)
+
+
+def _hooks(cfg: Config) -> Iterator[dict]:
+    yield from (hook for hook in (cfg.get('default_hooks') or {}).values() if isinstance(hook, dict))
+    yield from (hook for hook in cfg.get('custom_hooks') or [] if isinstance(hook, dict))
+
+
+def _name(node: dict) -> str:
+    kind = node.get('type')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
+def _is_plain(node: dict, name: str, home: str) -> bool:
+    """Whether a typed dict names the class of another project, not a subclass of the same name elsewhere."""
+    kind = node.get('type')
+    if isinstance(kind, str):
+        scope, _, bare = kind.rpartition('.')
+        return bare == name and scope in ('', 'mmengine', 'mmcv', 'mmdet', 'mmseg')
+    return getattr(kind, '__name__', '') == name and kind.__module__.partition('.')[0] == home
+
+
+def _replace(node: dict, name: str) -> str:
+    before = node['type'] if isinstance(node['type'], str) else node['type'].__name__
+    node['type'] = f'{SCOPE}.{name}'
+    return f'{before} by {node["type"]}'
