@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
 
 from backbones.missing import MissingToolboxError, how_to_install
+from backbones.training.exits import ending_with_the_run
 
 TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
+DICT = re.compile(r'(^|[\[(,\s\'"])(dict\(|\{\s*[\'"]?\w+[\'"]?\s*:)')
+# What gloo, NCCL and the store say of a connection whose other end is gone.
+BROKEN = re.compile(
+    'Connection (closed|reset) by peer|Broken pipe|Connection was likely closed|ncclRemoteError|remote process exited|'
+    'NCCL communicator was aborted')
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +34,18 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
                     f'{option_string} {wrong[0]}: this is no KEY=VALUE; write it like train_cfg.max_epochs=12, without '
                     'spaces around the =, and other arguments before --cfg-options'
                 )
+            for value in values:
+                key, _, text = value.partition('=')
+                if DICT.search(text):
+                    raise ValueError(
+                        f'{option_string} {value}: a dict cannot be given so; write its entries one by one, as in '
+                        f'{key}.KEY=VALUE'
+                    )
+                if not _is_read(self, text):
+                    raise ValueError(
+                        f'{option_string} {value}: this value cannot be read; give a number, a word or a list, such as '
+                        '[1,2,(3,4)]'
+                    )
             super().__call__(parser, namespace, values, option_string)
 
     parser.add_argument(
@@ -47,19 +66,28 @@ def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run `main` and exit with its code.
 
-    A ValueError, a file that cannot be used or a missing module becomes one sentence and exit code 2.
+    A ValueError, a file that cannot be used or a missing module becomes one sentence and exit code 2. Of several
+    processes, one whose connection to another broke tells that in a sentence, too, with exit code 1, as the message of
+    the other is the cause; the sentences begin with the rank.
 
     With the environment variable `MMBACKBONES_TRACEBACK=1` the traceback is shown instead.
     """
     # mmdet's, on import; the metric that it names is used by nobody here
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     try:
-        code = main()
+        with ending_with_the_run():
+            code = main()
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == '1':
+        if _wants_traceback():
             raise
-        print(f'error: {_sentence(error)}', file=sys.stderr)
+        print(f'error: {_rank()}{_sentence(error)}', file=sys.stderr)
         code = 2
+    except RuntimeError as error:
+        if not _rank() or not BROKEN.search(str(error)) or _wants_traceback():
+            raise
+        text = 'the connection to another rank broke, as that one ended; see its message'
+        print(f'error: {_rank()}{text}', file=sys.stderr)
+        code = 1
     except SystemExit as end:  # of a hook that ends the run with a code of its own
         code = end.code
     except KeyboardInterrupt:
@@ -87,6 +115,30 @@ def _leave_process_group(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _is_read(action: argparse.Action, text: str) -> bool:
+    """Whether MMEngine understands a value: unequal brackets end in an AssertionError, `f(1,2)` in a RecursionError."""
+    try:
+        action._parse_iterable(text)
+    except (AssertionError, RecursionError):
+        return False
+    return True
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get(TRACEBACK_VARIABLE) == '1'
+
+
+def _rank() -> str:
+    """`rank R: ` in one process of several that have found each other, else nothing."""
+    if 'torch' not in sys.modules:
+        return ''
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return ''
+    return f'rank {distributed.get_rank()}: '
 
 
 def _sentence(error: BaseException) -> str:

@@ -71,6 +71,8 @@ def read_config(path: str | Path) -> Config:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob('*.py')], 1)
         raise ValueError(f'config {str(path)!r} does not exist' + (f'; did you mean {near[0]!r}?' if near else ''))
+    if path.suffix != '.py':  # MMEngine would read YAML by a loader that runs what the file says
+        raise ValueError(f'config {str(path)!r} is no Python file; configs end in .py, and ours are in configs/')
     try:
         return Config.fromfile(path)
     except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError, RuntimeError) as error:

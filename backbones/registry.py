@@ -37,6 +37,7 @@ HOOKS = _child(
     'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
     'training.run_record', 'training.inject_run', 'training.hooks', 'training.bad_samples_hook',
     'training.safe_checkpoint', 'training.resuming', 'evaluation.outputs')
+VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'training.log_files')
 METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')
 LOOPS = _child('loop', _root.LOOPS, 'training.loops')
 DATA_SAMPLERS = _child('data sampler', _root.DATA_SAMPLERS, 'data')

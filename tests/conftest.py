@@ -36,6 +36,35 @@ def _cache_of_the_checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         os.environ['XDG_CACHE_HOME'] = before
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--figures docs/soak.json`: what the tests counted, for the pages."""
+    parser.addoption('--figures', metavar='FILE', help='JSON file that takes the figures of the tests (one process)')
+
+
+FIGURES = pytest.StashKey[dict[str, dict[str, float]]]()
+
+
+@pytest.fixture(scope='session')
+def figure(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return count(name, **values): values of one name add up over a session, those called `most_...` keep the largest.
+
+    With `--figures FILE` they go there; names that this session did not count stay as they are in the file.
+    """
+    counted = request.config.stash.setdefault(FIGURES, {})
+
+    def count(name: str, **values: float) -> None:
+        so_far = counted.setdefault(name, {})
+        for key, value in values.items():
+            before = so_far.get(key, 0)
+            so_far[key] = round(max(before, value), 2) if key.startswith('most_') else before + value
+        if target := request.config.getoption('--figures'):
+            file = Path(target)
+            known = json.loads(file.read_text()) if file.exists() else {}
+            file.write_text(json.dumps({**known, **counted}, indent=1, sort_keys=True) + '\n')
+
+    return count
+
+
 @dataclass(frozen=True)
 class Reference:
     """One layout: a checkpoint of another implementation with its inputs and features.

@@ -5,8 +5,11 @@ As a program it trains in a process of its own, to which a test sends signals, o
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +24,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from backbones.cli import _leave_process_group
+from backbones.cli import _leave_process_group, run_tool
 
 
 class Points(Dataset):
@@ -57,10 +60,10 @@ class Line(BaseModel):
         self.norm = nn.BatchNorm1d(2) if norm else nn.Identity()
         self.drop = nn.Dropout(0.5)
 
-    def forward(self, inputs: list[Tensor], data_samples: list, mode: str) -> dict[str, Tensor]:
+    def forward(self, inputs: list[Tensor], data_samples: list, mode: str) -> dict[str, Tensor] | list[float]:
         targets = torch.stack([torch.as_tensor(getattr(sample, 'target', sample)) for sample in data_samples])
         found = self.norm(self.fit(torch.stack(inputs).nan_to_num(posinf=float('inf'), nan=float('nan'))))
-        return dict(loss_fit=(found[:, 0] - targets).square().mean())
+        return dict(loss_fit=(found[:, 0] - targets).square().mean()) if mode == 'loss' else found[:, 0].tolist()
 
 
 class CpuRunner(Runner):
@@ -74,19 +77,26 @@ class CpuRunner(Runner):
 def train_line(
     folder: Path, *, hooks: list = (), guard: dict | None = {}, wrapper: str = 'backbones.GuardedOptimWrapper',  # noqa: B006
     optimizer: dict | None = None, loop: dict | None = None, max_iters: int = 8, batch: int = 2, workers: int = 0,
-    points: Dataset | None = None, model: BaseModel | None = None, launcher: str = 'none', save: int = -1,
+    points: Dataset | None = None, validation: Dataset | None = None, model: BaseModel | None = None,
+    launcher: str = 'none', save: int = -1,
     resume: bool = False, runner: type[Runner] = Runner, checkpoint: dict | None = None,
     **more: Any,
 ) -> Runner:
-    """Train a line for eight iterations on sixteen points in order; returns the Runner."""
+    """Train a line for eight iterations on sixteen points in order; returns the Runner.
+
+    With data for a `validation`, there is one after each two iterations.
+    """
     if wrapper != 'OptimWrapper' and guard is not None:
         hooks = [*hooks, dict(type='backbones.NonFiniteHook', **guard)]
     elif guard is not None and not hooks:
         hooks = [dict(type='backbones.NonFiniteHook')]
     if launcher != 'none':  # MMEngine's own way sets a CUDA device, which CPU builds of torch do not have
         torch.distributed.init_process_group('gloo')
+    validates = dict(val_cfg=dict(), val_evaluator=[], val_dataloader=dict(
+        dataset=validation, batch_size=batch, num_workers=workers, collate_fn=dict(type='pseudo_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False)))
     runner = (runner if launcher == 'none' else CpuRunner)(
-        model or Line(), str(folder), train_cfg=loop or dict(by_epoch=False, max_iters=max_iters),
+        model or Line(), str(folder), train_cfg=loop or dict(by_epoch=False, max_iters=max_iters, val_interval=2),
         train_dataloader=dict(
             dataset=points or Points(16), batch_size=batch, num_workers=workers,
             sampler=dict(type='InfiniteSampler', shuffle=False), collate_fn=dict(type='pseudo_collate')),
@@ -97,7 +107,7 @@ def train_line(
             logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=list(hooks), launcher=launcher, env_cfg=dict(dist_cfg=dict(backend='gloo')), resume=resume,
         randomness=dict(seed=0),
-        experiment_name=f'{folder.parent.name}_{folder.name}_{os.getpid()}')
+        **(validates if validation else {}), experiment_name=f'{folder.parent.name}_{folder.name}_{os.getpid()}')
     runner.train()
     return runner
 
@@ -109,7 +119,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def command(name: str, folder: Path, *arguments: str) -> list[str]:
-    """Run `name` of PROGRAMS in `folder`."""
+    """Run `name` of PROGRAMS or TOOLS in `folder`."""
     return [sys.executable, str(Path(__file__).resolve()), name, str(folder), *map(str, arguments)]
 
 
@@ -119,6 +129,18 @@ def run_two_processes(name: str, folder: Path, *arguments: str, timeout: float =
     return subprocess.run(
         [*launch, *command(name, folder, *arguments)[1:]], env=environment(), capture_output=True, text=True,
         timeout=timeout)
+
+
+def start_two_processes(name: str, folder: Path, *arguments: str) -> list[subprocess.Popen]:
+    """Start a program in two processes over gloo that nobody ends when one of them fails."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    return [
+        subprocess.Popen(
+            command(name, folder, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=port))
+        for rank in '01']
 
 
 def run_guards(folder: Path, *faults: str) -> None:
@@ -141,6 +163,19 @@ def run_signals(
     torch.save(run.model.state_dict(), folder / 'weights.pt')
 
 
+def run_leaving(folder: Path) -> None:
+    """A run that a signal ends; more of them come when all is saved, while the process leaves."""
+    def signals() -> None:
+        for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+
+    atexit.register(signals)
+    try:
+        run_signals(folder, '0', 'False', '8', 'none', '0', 'sigusr1@3')
+    finally:
+        signals()
+
+
 def run_watchdog(folder: Path, timeout: str, workers: str, launcher: str, *faults: str) -> None:
     """A run with the watchdog."""
     hooks = [dict(type='backbones.WatchdogHook', timeout_s=float(timeout)),
@@ -159,8 +194,11 @@ def run_lock(folder: Path) -> None:
 
 
 PROGRAMS = dict(guards=run_guards, signals=run_signals, watchdog=run_watchdog, lock=run_lock)
+TOOLS = dict(leaving=run_leaving, tool=run_watchdog)  # end as tools/train.py does
 
 if __name__ == '__main__':
+    if sys.argv[1] in TOOLS:
+        run_tool(lambda: TOOLS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:]))
     try:
         PROGRAMS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
     except SystemExit as end:

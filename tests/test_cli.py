@@ -69,10 +69,27 @@ def test_an_override_without_key_or_value_is_shown_how_to_be_written(given: str)
         parser.parse_args(['--cfg-options', 'a.b=1', given])
 
 
+@pytest.mark.parametrize('value', ['dict(a=4,b=2)', 'dict(a=4)', '{"a":4}', '[dict(type=A),dict(type=B)]'])
+def test_a_dict_as_an_override_is_shown_how_to_be_written(value: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_overrides(parser)
+    with pytest.raises(ValueError, match=r'a dict cannot be given so; .* one by one, as in model\.arch\.KEY=VALUE$'):
+        parser.parse_args(['--cfg-options', f'model.arch={value}'])
+
+
+@pytest.mark.parametrize('value', ['f(1,2)', '[1,2', '(1,2),(3,4)'])
+def test_an_override_that_cannot_be_read_is_one_sentence(value: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_overrides(parser)
+    with pytest.raises(ValueError, match=r'this value cannot be read; give a number, a word or a list'):
+        parser.parse_args(['--cfg-options', f'a={value}'])
+
+
 def test_overrides_are_read_by_key() -> None:
     parser = argparse.ArgumentParser()
     add_overrides(parser)
-    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=x=y']).cfg_options == {'a.b': 1, 'c': 'x=y'}
+    assert parser.parse_args(['--cfg-options', 'a.b=1', 'c=x=y', 'd=i_{}.pth']).cfg_options == {
+        'a.b': 1, 'c': 'x=y', 'd': 'i_{}.pth'}
 
 
 @pytest.mark.parametrize(('result', 'code'), [(None, None), (1, 1)])

@@ -108,6 +108,15 @@ def test_a_missing_config_is_refused_with_the_nearest_name() -> None:
         load_config(ROOT / 'configs/small/mask-rcnn_convnet_demo.py')
 
 
+@pytest.mark.parametrize('suffix', ['.yaml', '.yml', '.json', '.pkl'])
+def test_what_is_no_python_config_is_refused_and_runs_nothing(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'config{suffix}'
+    path.write_text(f'a: !!python/object/apply:os.mkdir [{tmp_path}/made]')
+    with pytest.raises(ValueError, match=r'is no Python file; configs end in \.py'):
+        load_config(path)
+    assert not (tmp_path / 'made').exists()
+
+
 def test_a_folder_in_place_of_a_config_is_refused_with_the_files_in_it() -> None:
     with pytest.raises(ValueError, match=r"small' is a folder; name one file in it \(mask-rcnn_convnext_coco8.py, "):
         load_config(ROOT / 'configs/small')

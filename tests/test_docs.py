@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 
 from backbones.preflight import check_model
+from backbones.training.inject_run import set_faults
 
 
 def blocks(page: str, word: str) -> list[str]:
@@ -63,3 +64,19 @@ def test_your_own_data_at_the_end_of_a_leaf_replaces_all_data_of_the_leaf(word: 
         assert 'pipeline' in dataset and dataset.get('test_mode', False) == (split != 'train')
     assert cfg.test_evaluator == cfg.val_evaluator
     assert cfg.test_evaluator.get('ann_file', 'my_data/val.json') == 'my_data/val.json'
+
+
+def test_every_test_that_the_page_of_promises_names_is_there() -> None:
+    named = set(re.findall(r'`(test_\w+)`', (ROOT / 'docs/survival.md').read_text()))
+    files = (ROOT / 'tests').rglob('test_*.py')
+    there = {name for file in files for name in re.findall(r'def (test_\w+)', file.read_text())}
+    assert len(named) > 40 and sorted(named - there) == []
+
+
+def test_the_faults_that_the_page_lists_are_understood() -> None:
+    rows = (ROOT / 'docs/survival.md').read_text().split('| fault |')[1].split('Several')[0].splitlines()[2:]
+    faults = [fault for row in rows if row.startswith('|') for fault in re.findall(r'`([a-z-]+@[^`]*)`', row)]
+    assert len(faults) > 8
+    for fault in faults:
+        set_faults(fault)
+    set_faults('')

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.checkpoints.files import CHUNK, Progress, check_file, sync_folder
+from backbones.checkpoints.files import CHUNK, Progress, check_file, sync_folder, temporary_name
 from backbones.checkpoints.store import read_weights
 
-__all__ = ['export_checkpoint', 'export_pth', 'plain_meta']
+__all__ = ['export_checkpoint', 'export_pth', 'exported_meta', 'plain_meta']
 
 
 def export_checkpoint(path: Path | str, file: Path | str) -> str:
@@ -42,10 +42,8 @@ def export_pth(file: Path | str, state_dict: Mapping[str, Tensor], meta: Mapping
     """
     file = Path(file)
     size = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
-    temporary = file.with_name(f'.tmp-{file.name}-{os.getpid()}')
+    temporary = file.with_name(temporary_name(file.name, str(os.getpid())))
     try:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
         writer = _Writer(temporary, Progress('export', size))
         with writer:
             torch.save(dict(meta=plain_meta(meta), state_dict=dict(state_dict)), writer)
@@ -60,6 +58,17 @@ def export_pth(file: Path | str, state_dict: Mapping[str, Tensor], meta: Mapping
             raise writer.error from error
         raise
     return writer.digest.hexdigest()
+
+
+def exported_meta(file: Path) -> dict[str, Any]:
+    """The `meta` of an exported file; an empty dict for anything else. Neither reads the weights nor runs code."""
+    if not file.is_file():
+        return {}
+    try:
+        meta = torch.load(file, map_location='cpu', weights_only=True, mmap=True)['meta']
+    except Exception:  # a foreign file can be anything
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 class _Writer(io.RawIOBase):

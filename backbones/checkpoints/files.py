@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from torch import Tensor
 from backbones.checkpoints import faults
 
 CHUNK = 4 << 20  # bytes per write
+_numbers = itertools.count(1)  # of the temporary names of this process
 DTYPES = {  # names of the safetensors format, https://github.com/huggingface/safetensors#format
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
     torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
@@ -42,6 +44,18 @@ class Progress:
     def reach(self, step: str) -> None:
         """Tell that `step` comes next."""
         faults.reach(self.place, self.done / self.total if self.total else 1.0, step)
+
+
+def temporary_name(name: str, owner: str) -> str:
+    """The name under which `name` is written: its own for each writer, in one process too."""
+    return f'.tmp-{name}.{next(_numbers)}-{owner}'
+
+
+def said(error: Exception) -> str:
+    """What the system said, or what the error says of itself."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.strerror}{f" ({error.filename})" if error.filename else ""}'
+    return str(error)
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], progress: Progress) -> tuple[int, str]:
@@ -91,9 +105,8 @@ def publish_file(path: Path, pieces: Iterable[bytes | memoryview], total: int, p
         OSError: what the system said; the old file is as it was.
     """
     progress = Progress(place, total)
-    temporary = path.with_name(f'.tmp-{path.name}-{os.getpid()}')
+    temporary = path.with_name(temporary_name(path.name, str(os.getpid())))
     try:
-        temporary.unlink(missing_ok=True)
         size, digest = write_file(temporary, pieces, progress)
         progress.reach('verify')
         check_file(temporary, size, digest)

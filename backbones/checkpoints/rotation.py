@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from backbones.checkpoints import faults
 from backbones.checkpoints.files import publish_file, sync_folder
 from backbones.checkpoints.store import NAME, known_manifests, owner, process_start, verify_checkpoint
+from backbones.files import keep_older
 
 LAST, BEST = 'last', 'best.json'
 # '.tmp-iter_000120-<host>-<pid>-<start>': being written; '.trash-...': being deleted.
@@ -30,7 +32,8 @@ class Found:
 
     Attributes:
         path: the newest checkpoint that is whole; None if there is none.
-        problems: one sentence for each newer one that is not, and for a `last` that says something else.
+        problems: one sentence for each newer one that is not, for each that is a link (those are not followed), and for
+            a `last` that says something else.
     """
 
     path: Path | None
@@ -54,25 +57,36 @@ def list_checkpoints(folder: Path | str) -> list[Path]:
     return [Path(folder) / name for name in sorted(known, key=lambda name: -known[name].sequence)]
 
 
-def newest_valid(folder: Path | str) -> Found:
+def newest_valid(folder: Path | str, check: Callable[[Path], Any] = verify_checkpoint) -> Found:
     """Find the newest checkpoint of a folder that is whole, reading it to the end.
 
     Args:
         folder: where a run writes its checkpoints.
+        check: raises ValueError for one that cannot be used.
     """
     folder = Path(folder)
-    problems = [
-        _complaint(folder / name) for name, manifest in sorted(known_manifests(folder).items()) if manifest is None
-    ]
+    problems = unusable(folder)
     for path in list_checkpoints(folder):
         try:
-            verify_checkpoint(path)
+            check(path)
         except ValueError as error:
             problems.append(str(error))
             continue
         problems += _about_last(folder, path)
         return Found(path, problems)
     return Found(None, problems)
+
+
+def unusable(folder: Path) -> list[str]:
+    """One sentence for each thing in a folder that has the name of a checkpoint and that `list_checkpoints` omits."""
+    problems = [
+        _complaint(folder / name) for name, manifest in sorted(known_manifests(folder).items()) if manifest is None
+    ]
+    with suppress(FileNotFoundError):
+        links = sorted(entry.name for entry in os.scandir(folder) if NAME.fullmatch(entry.name) and entry.is_symlink())
+        problems += [f'{folder / name} is a link, which is not followed; give it by --resume {folder / name}'
+                     for name in links]
+    return problems
 
 
 def _complaint(path: Path) -> str:
@@ -129,8 +143,10 @@ def read_best(folder: Path | str) -> dict[str, Best]:
     try:
         with file.open('rb') as handle:
             content: Any = json.loads(handle.read(1 << 20))
+        scores = [entry['score'] for entry in content.values()]
         best = {str(key): Best(float(entry['score']), entry['checkpoint']) for key, entry in content.items()}
-        if all(NAME.fullmatch(entry.checkpoint) for entry in best.values()):
+        numbers = all(type(score) in (int, float) and math.isfinite(score) for score in scores)
+        if numbers and all(NAME.fullmatch(entry.checkpoint) for entry in best.values()):
             return best
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         pass
@@ -138,9 +154,29 @@ def read_best(folder: Path | str) -> dict[str, Best]:
 
 
 def write_best(folder: Path, best: dict[str, Best]) -> None:
-    """Write `best.json` in one step; the checkpoints it names must have been verified."""
+    """Write `best.json` in one step; the checkpoints it names must have been verified, their scores be finite."""
     content = {key: dict(score=entry.score, checkpoint=entry.checkpoint) for key, entry in sorted(best.items())}
     publish_file(folder / BEST, [(json.dumps(content, indent=1) + '\n').encode()], 0, 'best')
+
+
+def keep_foreign(folder: Path, begins: bool) -> list[str]:
+    """Rename a `last` or `best.json` that the run here did not write, so that it is not replaced; lines for the log.
+
+    Args:
+        folder: of the run.
+        begins: whether the run is a new one, so that nothing there is its own.
+    """
+    lines = []
+    for name, read in ((LAST, read_last), (BEST, read_best)):
+        foreign = begins or (folder / name).is_dir()
+        with suppress(OSError):
+            try:
+                read(folder)
+            except ValueError:
+                foreign = True
+        if foreign and (kept := keep_older(folder / name)):
+            lines.append(f'{folder / name} is not of this run, or damaged; it is kept as {kept.name}')
+    return lines
 
 
 def rotate(folder: Path | str, keep: int, verified: str, protected: Collection[str] = ()) -> list[str]:

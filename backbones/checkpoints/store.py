@@ -35,6 +35,7 @@ from backbones.checkpoints.files import (
     read_file,
     safetensors_pieces,
     sync_folder,
+    temporary_name,
     tensor_bytes,
     write_file,
 )
@@ -136,10 +137,9 @@ def write_checkpoint(
     sequence = 1 + max((manifest.sequence for manifest in manifests.values() if manifest), default=0)
     steps = int(match['count']) if iteration is None else iteration
     progress = Progress('save', prepared.size)
-    temporary = folder / f'.tmp-{name}-{owner()}'
+    temporary = folder / temporary_name(name, owner())
     progress.reach('mkdir')
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a failed attempt of this process
         temporary.mkdir()
         files = _write_content(temporary, prepared, progress)
         progress.reach('manifest')

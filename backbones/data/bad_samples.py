@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 from mmengine.dist import get_rank
 from torch.utils.data import get_worker_info
+
+from .files import shown
 
 POLICIES = ('raise', 'skip')
 
@@ -76,6 +80,7 @@ class BadSampleMixin:
             raise ValueError(
                 "on_bad_sample='skip' needs bad_samples_file=..., such as 'work_dirs/run/bad_samples.jsonl'"
             )
+        _check_can_append(self.bad_samples_file)
         for step in getattr(self.pipeline, 'transforms', ()):
             if type(step).__name__ == 'LoadImageFromFile' and not type(step).__module__.startswith('backbones.'):
                 raise ValueError(
@@ -87,7 +92,7 @@ class BadSampleMixin:
     def prepare_data(self, idx: int) -> Any:
         """Load sample `idx`, or what takes its place."""
         try:
-            return super().prepare_data(idx)
+            return self._prepare(idx)
         except BadSampleError as error:
             if self.test_mode or self.on_bad_sample == 'raise':
                 raise
@@ -96,14 +101,32 @@ class BadSampleMixin:
             self._check_budget(bad, epoch)
             place = (int(idx) + step) % len(self)
             try:
-                data = super().prepare_data(place)
+                data = self._prepare(place)
             except BadSampleError as error:
                 bad.append((place, error))
                 continue
             for index, error in bad:
                 self._record(index, error, epoch, replaced_by=place)
             return data
-        raise TooManyBadSamplesError(f'no sample of the data set can be read; the last: {bad[-1][1]}')
+        for index, error in bad:
+            self._record(index, error, epoch, replaced_by=None)
+        raise TooManyBadSamplesError(
+            f'no sample of the data set can be read; they are listed in {self.bad_samples_file}. The last: {bad[-1][1]}'
+        )
+
+    def _prepare(self, idx: int) -> Any:
+        """Load sample `idx`; what OpenCV refuses later than the loader is a fault of the sample, too."""
+        try:
+            return super().prepare_data(idx)
+        except cv2.error as error:
+            info = self.get_data_info(idx)
+            path = str(info.get('img_path', f'sample {idx}'))
+            raise BadSampleError(
+                f'the picture {shown(path)} cannot be processed by the pipeline: {" ".join(str(error).split())}. A '
+                'picture of few rows or columns may have none left after Resize: take it off the list, or correct the '
+                'pipeline',
+                path,
+            ) from error
 
     def _check_budget(self, bad: list[tuple[int, BadSampleError]], epoch: int | None) -> None:
         files = {event['file'] for event in read_bad_samples(self.bad_samples_file)}
@@ -130,15 +153,42 @@ class BadSampleMixin:
 
 
 def append_line(path: str | Path, event: dict) -> None:
-    """Append `event` as one line of JSON with one write: lines of several processes never mix (local file systems)."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    """Append `event` as one line of JSON with one write: lines of several processes never mix (local file systems).
+
+    Raises:
+        ValueError: the file cannot be written; with what was to be written.
+    """
     line = (json.dumps(event) + '\n').encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        if os.write(handle, line) != len(line):
-            raise OSError(f'{path} took only a part of a line; is the disk full?')
-    finally:
-        os.close(handle)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            if os.write(handle, line) != len(line):
+                raise OSError('it took only a part of a line; is the disk full?')
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise ValueError(
+            f'bad_samples_file={shown(path)} cannot be written: {error}. It was to take: '
+            f'{event.get("reason", event)}. Make room or give another file'
+        ) from error
+
+
+def _check_can_append(path: str) -> None:
+    """Raise where the record cannot be written; leave no file behind: several processes may ask at once."""
+    folder = os.path.dirname(path)
+    try:
+        if os.path.lexists(path):
+            os.close(os.open(path, os.O_RDWR | os.O_APPEND))  # to write, and to read what the budget has lost
+        else:
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise ValueError(
+            f'bad_samples_file={shown(path)} cannot be written: {error}; give a file in a folder that can be written '
+            'to, such as work_dirs/run/bad_samples.jsonl'
+        ) from error
 
 
 def read_bad_samples(path: str | Path) -> list[dict]:

@@ -123,6 +123,13 @@ class CocoDataset(BadSampleMixin, MMDetCocoDataset):
         del self._annotations, self._notices
         return data_list
 
+    def load_proposals(self) -> None:
+        """Refuse `proposal_file`: mmdet reads it with `mmengine.load`, and a pickle or YAML file runs what it holds."""
+        raise ValueError(
+            f'proposal_file={self.proposal_file!r} is not supported: files of proposals are pickles or YAML, which '
+            'execute code when they are read; leave proposal_file out and train a model with an RPN'
+        )
+
     def _read(self) -> dict:
         if is_local(self.ann_file, self.backend_args) and missing_files([self.ann_file]):
             made = ' (tools/coco_subset.py makes it: docs/real_images.md)' if 'coco8.json' in self.ann_file else ''
@@ -160,7 +167,12 @@ class CocoDataset(BadSampleMixin, MMDetCocoDataset):
         image, annotations = raw_data_info['raw_img_info'], []
         expected = 0
         for annotation in raw_data_info['raw_ann_info']:
-            if annotation['category_id'] not in self.cat2label or annotation.get('ignore', False):
+            if annotation['category_id'] not in self.cat2label:
+                continue
+            if annotation.get('ignore', 0):
+                self._notices['are left out: they have ignore 1, which COCO\'s score does not look at'].append(
+                    annotation['id']
+                )
                 continue
             annotation, notices, left_out = sort_out(annotation, image)
             for notice in notices:
@@ -169,7 +181,7 @@ class CocoDataset(BadSampleMixin, MMDetCocoDataset):
                 continue
             if self._has_masks and not annotation.get('segmentation'):
                 self._notices[
-                    'have no mask, or none of three points or more, and count as ignored where masks are used'
+                    'have no mask, or none with a pixel, and count as ignored where masks are used'
                 ].append(annotation['id'])
             expected += 1
             annotations.append(annotation)

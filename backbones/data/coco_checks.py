@@ -11,7 +11,8 @@ import math
 from collections import Counter
 from typing import Any
 
-from .coco_masks import check_mask, check_total, run_totals, usable_polygons
+from .coco_masks import check_mask, check_total, is_background, run_totals, usable_polygons
+from .files import shown, some
 
 MAX_ID = 2**63 - 1
 FIELDS = dict(
@@ -32,6 +33,7 @@ def check_content(content: Any, file: str) -> None:
     check_structure(content, file)
     images = {image['id']: image for image in content['images']}
     categories = {category['id'] for category in content['categories']}
+    _check_belonging(content['annotations'], images, file)
     strings = []
     for annotation in content['annotations']:
         if annotation['category_id'] not in categories:
@@ -48,6 +50,17 @@ def check_content(content: Any, file: str) -> None:
     totals = run_totals([string for _, _, string in strings])
     for (annotation, image, _), total in zip(strings, totals, strict=True):
         check_total(total, image['height'] * image['width'], _name(annotation, image, file))
+
+
+def _check_belonging(annotations: list[dict], images: dict, file: str) -> None:
+    """Raise where no annotation belongs to any picture: all would be left out, and training learn nothing."""
+    if not annotations or not images or any(annotation['image_id'] in images for annotation in annotations):
+        return
+    named, listed = (some(map(repr, ids)) for ids in ({entry['image_id']: 0 for entry in annotations}, images))
+    raise ValueError(
+        f'none of the {len(annotations)} annotations in {file} belongs to a picture: their image_id are {named} while '
+        f"'images' has the ids {listed} (a number in quotes is a word); correct either"
+    )
 
 
 def check_structure(content: Any, file: str) -> None:
@@ -129,7 +142,7 @@ def _check_categories(categories: list[dict], file: str) -> None:
 
 
 def _name(annotation: dict, image: dict, file: str) -> str:
-    return f'annotation {annotation["id"]} (picture {image["file_name"]}) in {file}'
+    return f'annotation {annotation["id"]} (picture {shown(image["file_name"])}) in {file}'
 
 
 def _check_annotation(annotation: dict, image: dict, file: str) -> str | None:
@@ -148,10 +161,11 @@ def _check_annotation(annotation: dict, image: dict, file: str) -> str | None:
             f'{_name(annotation, image, file)} has bbox {annotation["bbox"]} and area {area}; all must be finite '
             'numbers: correct or remove the annotation'
         )
-    if annotation.get('iscrowd', 0) not in (0, 1):
-        raise ValueError(
-            f'{_name(annotation, image, file)} has iscrowd {annotation["iscrowd"]!r:.40}; it must be 0 or 1'
-        )
+    for key in ('iscrowd', 'ignore'):
+        if annotation.get(key, 0) not in (0, 1):
+            raise ValueError(
+                f'{_name(annotation, image, file)} has {key} {annotation[key]!r:.40}; it must be 0 or 1'
+            )
     side = max(image['width'], image['height'])
     if max(x + width, y + height) > 2 * side or min(x, y) < -side:
         _refuse_far_box(annotation, image, file)
@@ -186,20 +200,23 @@ def sort_out(annotation: dict, image: dict) -> tuple[dict, list[str], bool]:
     """Decide what becomes of an annotation that `check_content` has passed.
 
     Returns:
-        The annotation, with `area` filled in from the box where it is missing and without polygons of fewer than three
-        points; what is odd about it; and whether it must be left out.
+        The annotation, with `area` filled in from the box where it is missing and without masks that hold no pixel
+        (polygons of fewer than three points or without an area, run lengths of background only); what is odd about it;
+        and whether it must be left out.
     """
     x, y, width, height = annotation['bbox']
     if 'area' not in annotation:
         annotation = {**annotation, 'area': width * height}
     notices = []
     mask = annotation.get('segmentation')
-    if mask and isinstance(mask, list):
+    if isinstance(mask, dict) and mask and is_background(mask):
+        annotation = {**annotation, 'segmentation': []}
+    elif mask and isinstance(mask, list):
         usable = usable_polygons(mask)
         if len(usable) < len(mask):
             annotation = {**annotation, 'segmentation': usable}
             if usable:
-                notices.append('have polygons of fewer than three points, or with half a point, which are left out')
+                notices.append('have polygons of fewer than three points, half a point or no area, which are left out')
     if width < 1 or height < 1 or annotation['area'] <= 0:
         return annotation, ['are left out: their box is less than a pixel wide or high, or their area is 0'], True
     inner_width = min(x + width, image['width']) - max(x, 0)

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -31,7 +32,7 @@ def load_coco(file: str, backend_args: Mapping[str, Any] | None = None) -> dict:
     known = passed.is_file()
     text = decode_json(raw, file)
     del raw  # with it the text would be there twice
-    content, words = parse_json(text, file)
+    content, words = parse_json(text, file, unique_keys=not known)
     del text
     if known:
         content.setdefault('annotations', [])
@@ -52,7 +53,7 @@ def cache_folder() -> Path:
 @cache
 def checks_version() -> str:
     """Hash of the checks' own source: a change of them makes every file unknown again."""
-    parts = (Path(module.__file__).read_bytes() for module in (coco_checks, coco_masks))
+    parts = (Path(file).read_bytes() for file in (coco_checks.__file__, coco_masks.__file__, __file__))
     return hashlib.sha256(b''.join(parts)).hexdigest()[:16]
 
 
@@ -69,8 +70,13 @@ def decode_json(raw: bytes, file: str) -> str:
         raise ValueError(f'{file} is not readable as JSON, it is no text: {error}. Get or write it again') from error
 
 
-def parse_json(text: str, file: str) -> tuple[Any, list[str]]:
+def parse_json(text: str, file: str, unique_keys: bool = True) -> tuple[Any, list[str]]:
     """Parse JSON.
+
+    Args:
+        text: the file.
+        file: its name, for the messages.
+        unique_keys: refuse an object with a key twice, of which Python would keep the last.
 
     Returns:
         The content, and the words NaN, Infinity, -Infinity it holds: they are no JSON, but the checks name their place.
@@ -78,6 +84,14 @@ def parse_json(text: str, file: str) -> tuple[Any, list[str]]:
     Raises:
         ValueError: it is no JSON.
     """
+    twice: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
+        made = dict(pairs)
+        if len(made) != len(pairs) and not twice:
+            twice.append(Counter(key for key, _ in pairs).most_common(1)[0][0])
+        return made
+
     words: list[str] = []
 
     def note(word: str) -> float:
@@ -87,7 +101,7 @@ def parse_json(text: str, file: str) -> tuple[Any, list[str]]:
     collects = gc.isenabled()
     gc.disable()  # no cycle can arise, and the collector would walk millions of numbers again and again
     try:
-        return json.loads(text, parse_constant=note), words
+        content = json.loads(text, parse_constant=note, object_pairs_hook=unique if unique_keys else None)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{file} is not readable as JSON, it may be cut off or another file: {error}. Get or write it again'
@@ -95,3 +109,6 @@ def parse_json(text: str, file: str) -> tuple[Any, list[str]]:
     finally:
         if collects:
             gc.enable()
+    if twice:
+        raise ValueError(f'{file} has an object that holds {twice[0]!r:.40} twice; keep one of the two values')
+    return content, words

@@ -11,13 +11,38 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 CHUNK = 1 << 20  # characters of run lengths at a time
+FLAT = 1e-9  # how far from a line points may lie, relative to their distances, to be on it: rounding errors
 
 
 def usable_polygons(polygons: list) -> list:
-    """Return the polygons of three points or more; half points (an odd number of values) are no polygon."""
-    return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    """Return the polygons with an area; half points (an odd number of values) are no polygon."""
+    return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0 and not is_flat(polygon)]
+
+
+def is_flat(polygon: Sequence[float]) -> bool:
+    """Tell whether all points of a polygon (x, y, x, y, ...) lie on one line: no pixel is inside."""
+    x0, y0, x1, y1, x2, y2 = polygon[:6]
+    if _apart(x1 - x0, y1 - y0, x2 - x0, y2 - y0):  # so for nearly all: the first three points are enough
+        return False
+    ways = [(x - x0, y - y0) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
+    far = max(ways, key=lambda way: abs(way[0]) + abs(way[1]))
+    return not any(_apart(*far, *way) for way in ways)
+
+
+def _apart(x1: float, y1: float, x2: float, y2: float) -> bool:
+    """Tell whether two ways lead in different directions, neither of them back."""
+    return abs(x1 * y2 - x2 * y1) > FLAT * (abs(x1) + abs(y1)) * (abs(x2) + abs(y2))
+
+
+def is_background(runs: dict) -> bool:
+    """Tell whether run lengths that passed `check_mask` and `run_totals` cover no pixel."""
+    counts = runs['counts']
+    if isinstance(counts, str):
+        return coco_mask.area(runs) == 0
+    return sum(counts[1::2]) == 0
 
 
 def check_mask(mask: Any, height: int, width: int, name: str) -> str | None:

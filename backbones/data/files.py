@@ -53,10 +53,16 @@ def require_folder(path: str, named_by: str) -> None:
     )
 
 
+def shown(path: Any) -> str:
+    """Return a path as a message shows it: with quotes and escapes where it holds line ends or other control signs."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
 def some(items: Iterable, count: int = 3) -> str:
     """Return the first `count` of `items` as words, with dots where there are more."""
     items = list(items)
-    return ', '.join(map(str, items[:count])) + (', ...' if len(items) > count else '')
+    return ', '.join(map(shown, items[:count])) + (', ...' if len(items) > count else '')
 
 
 def read_image(path: str | os.PathLike, backend_args: Mapping[str, Any] | None = None) -> np.ndarray:

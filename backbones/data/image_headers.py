@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 PNG_SIGNATURE, PNG_END = b'\x89PNG\r\n\x1a\n', b'\0\0\0\0IEND\xaeB`\x82'
 JPEG_END = b'\xff\xd9'
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG by its colour type
+_SLACK = 1 << 16  # bytes that the data of any PNG may take beyond twice its pixels
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # SOF0.. without DHT, JPG and DAC
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 _OTHERS = (  # what pictures of other kinds, and files that are no pictures, begin with
@@ -25,7 +27,8 @@ _OTHERS = (  # what pictures of other kinds, and files that are no pictures, beg
 class Header(NamedTuple):
     """`format` is JPEG, PNG, BMP, WEBP or TIFF; width and height in stored pixels, before any EXIF turn.
 
-    `data_at` is where a JPEG's first scan begins; `progressive` is said of a JPEG.
+    `data_at` is where a JPEG's first scan begins; `progressive` is said of a JPEG, `raw_bytes` (the size of its pixels)
+    of a PNG.
     """
 
     format: str
@@ -33,6 +36,7 @@ class Header(NamedTuple):
     height: int
     data_at: int = 0
     progressive: bool = False
+    raw_bytes: int = 0
 
 
 def read_header(content: bytes) -> Header:
@@ -47,7 +51,7 @@ def read_header(content: bytes) -> Header:
         if content[:8] == PNG_SIGNATURE:
             if content[12:16] != b'IHDR':
                 raise ValueError('is a PNG without a header')
-            return Header('PNG', *struct.unpack('>II', content[16:24]))
+            return _png(content)
         if content[:2] == b'BM':
             width, height = struct.unpack('<ii', content[18:26])
             return Header('BMP', width, abs(height))  # negative: stored from the top
@@ -101,6 +105,11 @@ def _jpeg(content: bytes) -> Header:
     raise ValueError('is a JPEG that ends before its first pixel')
 
 
+def _png(content: bytes) -> Header:
+    width, height, depth, colour = struct.unpack('>IIBB', content[16:26])
+    return Header('PNG', width, height, raw_bytes=height * (width * _CHANNELS.get(colour, 4) * depth // 8 + 1))
+
+
 def _webp(content: bytes) -> Header:
     kind = content[12:16]
     if kind == b'VP8X':
@@ -134,16 +143,22 @@ def jpeg_lacks_end(content: bytes, header: Header) -> bool:
     return not content.endswith(JPEG_END) and content.rfind(JPEG_END, header.data_at) < 0
 
 
-def with_png_end(content: bytes) -> bytes | None:
-    """Complete a PNG that was cut within its last chunk, which holds no pixels; None if anything else is missing."""
-    place, data = 8, False
+def with_png_end(content: bytes, header: Header) -> bytes | None:
+    """Complete a PNG that was cut within its last chunk, which holds no pixels; None if anything else is wrong.
+
+    What is looked at, besides the lengths of the chunks: a compressor adds a few bytes at most to what it cannot make
+    smaller, so that data much longer than the pixels hold something else, such as a gigabyte of zeros.
+    """
+    place, data = 8, 0
     while place + 12 <= len(content):
         length, kind = struct.unpack('>I4s', content[place : place + 8])
         if place + 12 + length > len(content):
             return None
         if kind == b'IEND':
             return content
-        data |= kind == b'IDAT'
+        data += length if kind == b'IDAT' else 0
+        if data > 2 * header.raw_bytes + _SLACK:
+            return None
         place += 12 + length
     rest = content[place:]
     return content[:place] + PNG_END if data and PNG_END.startswith(rest) else None

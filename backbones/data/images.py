@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmengine.logging import print_log
 
 from ..registry import TRANSFORMS
 from .bad_samples import BadSampleError
+from .files import shown
 from .image_headers import JPEG_END, Header, jpeg_lacks_end, read_header, with_png_end
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')
@@ -89,10 +91,10 @@ class LoadImageFromFile(BaseTransform):
     def _compare(self, content: bytes, path: str) -> None:
         expected = self._digests.get(os.path.basename(path))
         if expected is None:
-            raise BadSampleError(f'the picture {path} is not listed in {self.checksums}; list it', path)
+            raise BadSampleError(f'the picture {shown(path)} is not listed in {self.checksums}; list it', path)
         if hashlib.sha256(content).digest() != expected:
             raise BadSampleError(
-                f'the picture {path} is not the file of which {self.checksums} has the hash: it was damaged or '
+                f'the picture {shown(path)} is not the file of which {self.checksums} has the hash: it was damaged or '
                 'changed; get it again',
                 path,
             )
@@ -110,12 +112,24 @@ def read_content(
 ) -> bytes:
     """Return the bytes of a file of one sample; `kind` names it in the message of a `BadSampleError`."""
     try:
+        usable = stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):  # no local file: its backend finds it, or says why not
+        usable = True
+    if not usable:  # to open a pipe waits for ever, and some devices never end
+        raise BadSampleError(
+            f'the {kind} {shown(path)} is no regular file but a folder, pipe, socket or device; put a file there',
+            str(path),
+        )
+    try:
         return fileio.get(path, backend_args=backend_args)
     except FileNotFoundError:
-        raise BadSampleError(f'the {kind} {path} is missing; put it there or take it off the list', str(path)) from None
+        raise BadSampleError(
+            f'the {kind} {shown(path)} is missing; put it there or take it off the list', str(path)
+        ) from None
     except Exception as error:  # each backend has errors of its own
         raise BadSampleError(
-            f'the {kind} {path} cannot be read: {type(error).__name__}: {error}; look after the file and its storage',
+            f'the {kind} {shown(path)} cannot be read: {type(error).__name__}: {error}; look after the file and its '
+            'storage',
             str(path),
         ) from error
 
@@ -140,6 +154,8 @@ def decode_image(
         (H, W, 3) BGR, or (H, W) for 'grayscale'.
     """
     header = _checked_header(content, path, formats, max_pixels)
+    if size is not None and sorted((header.width, header.height)) != sorted(size):  # whichever way it is turned
+        raise _other_size((header.height, header.width), size, path)
     image = _decode(content, header, path, FLAGS[color_type])
     if size is None or image.shape[:2] == tuple(size):
         return image
@@ -150,9 +166,13 @@ def decode_image(
     for candidate in (stored, _turned(stored, content)):
         if candidate.shape[:2] == tuple(size):
             return np.ascontiguousarray(candidate)
-    raise BadSampleError(
-        f'the picture {path} is {image.shape[1]}x{image.shape[0]} (width x height) while its annotations are for '
-        f'{size[1]}x{size[0]}; put the right file there, or correct width and height in the annotation file',
+    raise _other_size(image.shape, size, path)
+
+
+def _other_size(found: Sequence[int], wanted: Sequence[int], path: str) -> BadSampleError:
+    return BadSampleError(
+        f'the picture {shown(path)} is {found[1]}x{found[0]} (width x height) while its annotations are for '
+        f'{wanted[1]}x{wanted[0]}; put the right file there, or correct width and height in the annotation file',
         path,
     )
 
@@ -162,18 +182,19 @@ def _checked_header(content: bytes, path: str, formats: Sequence[str], max_pixel
         header = read_header(content)
     except ValueError as error:
         raise BadSampleError(
-            f'the file {path} {error}; allowed are pictures of the formats {", ".join(formats)}: replace it', path
+            f'the file {shown(path)} {error}; allowed are pictures of the formats {", ".join(formats)}: replace it',
+            path,
         ) from None
     if header.format not in formats:
         raise BadSampleError(
-            f'the picture {path} is a {header.format}; allowed are {", ".join(formats)}: convert it, or give '
+            f'the picture {shown(path)} is a {header.format}; allowed are {", ".join(formats)}: convert it, or give '
             'LoadImageFromFile formats=(...)',
             path,
         )
     if header.width < 1 or header.height < 1 or header.width * header.height > max_pixels:
         raise BadSampleError(
-            f'the picture {path} says that it is {header.width}x{header.height} pixels; 1 to {max_pixels} in all are '
-            'allowed: replace or reduce it, or raise max_pixels of LoadImageFromFile',
+            f'the picture {shown(path)} says that it is {header.width}x{header.height} pixels; 1 to {max_pixels} '
+            'in all are allowed: replace or reduce it, or raise max_pixels of LoadImageFromFile',
             path,
         )
     return header
@@ -182,18 +203,18 @@ def _checked_header(content: bytes, path: str, formats: Sequence[str], max_pixel
 def _decode(content: bytes, header: Header, path: str, flag: int) -> np.ndarray:
     if header.format == 'PNG':
         # OpenCV allocates what the length of a chunk says, up to 4 GiB, whether the file is that long or not
-        whole = with_png_end(content)
+        whole = with_png_end(content, header)
         image = None if whole is None else _imdecode(whole, flag)
         if image is not None and whole is not content:
-            _notice(path)
+            notice_end(path)
     elif header.format == 'JPEG' and jpeg_lacks_end(content, header):
         image = _jpeg_without_end(content, header, path, flag)
     else:
         image = _imdecode(content, flag)
     if image is None:
         raise BadSampleError(
-            f'the picture {path} cannot be decoded: it is cut off or damaged ({header.format}, {len(content)} bytes); '
-            'get it again',
+            f'the picture {shown(path)} cannot be decoded: it is cut off or damaged ({header.format}, {len(content)} '
+            'bytes); get it again',
             path,
         )
     return image
@@ -215,17 +236,23 @@ def _jpeg_without_end(content: bytes, header: Header, path: str, flag: int) -> n
     if header.progressive:
         return None
     data = content.rstrip(b'\0').removesuffix(b'\xff')
-    image, *others = (_imdecode(data + fill * 4096 + JPEG_END, flag) for fill in (b'', b'\x55', b'\xaa', b'\x01'))
-    if image is None or not all(other is not None and np.array_equal(image, other) for other in others):
+    image = _imdecode(data + JPEG_END, flag)
+    if image is None:
         return None
-    _notice(path)
+    for fill in (b'\x55', b'\xaa', b'\x01'):  # one at a time: each may take a quarter of a GiB
+        other = _imdecode(data + fill * 4096 + JPEG_END, flag)
+        if other is None or not np.array_equal(image, other):
+            return None
+    notice_end(path)
     return image
 
 
-def _notice(path: str) -> None:
+def notice_end(path: str) -> None:
+    """Say once per file that it lacks its end marker only."""
     if path not in _noticed:
         _noticed.add(path)
-        print_log(f'the picture {path} lacks its end marker; all its pixels are there', 'current', logging.WARNING)
+        text = f'the picture {shown(path)} lacks its end marker; all its pixels are there'
+        print_log(text, 'current', logging.WARNING)
 
 
 def _turned(image: np.ndarray, content: bytes) -> np.ndarray:

@@ -21,11 +21,12 @@ from mmseg.datasets.transforms.loading import LoadAnnotations
 
 from ..registry import DATASETS, TRANSFORMS
 from .bad_samples import BadSampleError, BadSampleMixin
-from .files import IMAGE_SUFFIXES, is_local, require_folder, some
-from .image_headers import read_header
-from .images import MAX_PIXELS, read_content
+from .files import IMAGE_SUFFIXES, is_local, require_folder, shown, some
+from .image_headers import Header, read_header, with_png_end
+from .images import MAX_PIXELS, notice_end, read_content
 from .palette import make_palette
 
+LOSSLESS = ('PNG', 'BMP', 'TIFF')  # JPEG and WebP may change numbers without a trace
 IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 
@@ -214,8 +215,8 @@ class LoadLabelMap(LoadAnnotations):
         backend_args: Where the files are, as for mmseg's `LoadAnnotations`.
 
     Raises:
-        BadSampleError: Naming the file: it is no picture, has colour channels, holds a value out of range, or is
-            of another size than its picture.
+        BadSampleError: Naming the file: it is no picture, of a format that changes values (JPEG, WebP), has colour
+            channels, holds a value out of range, or is of another size than its picture.
     """
 
     def __init__(
@@ -234,10 +235,9 @@ class LoadLabelMap(LoadAnnotations):
         if self.reduce_zero_label not in (None, reduce_zero_label):
             raise ValueError(
                 f'LoadLabelMap has reduce_zero_label={self.reduce_zero_label} and the data set has '
-                f'{reduce_zero_label} ({path}); say it in the data set only'
+                f'{reduce_zero_label} ({shown(path)}); say it in the data set only'
             )
-        labels = self._read(path)  # (H, W)
-        _check_size(labels, results, path)
+        labels = self._read(path, results)  # (H, W)
         num_classes = self.num_classes or results.get('num_classes')
         if num_classes is None:
             raise ValueError(
@@ -257,18 +257,26 @@ class LoadLabelMap(LoadAnnotations):
         results['gt_seg_map'] = labels
         results.setdefault('seg_fields', []).append('gt_seg_map')
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, path: str, results: dict) -> np.ndarray:
         content = read_content(path, self.backend_args, kind='label map')
         try:
-            header = read_header(content)
-            if header.width * header.height > MAX_PIXELS:
-                raise ValueError(f'says that it is {header.width}x{header.height} pixels, more than {MAX_PIXELS}')
-            labels = mmcv.imfrombytes(content, flag='unchanged', backend='pillow')
+            header = _checked_header(content)
+            _check_size((header.height, header.width), results, path)  # before anything is allocated
+            whole = with_png_end(content, header) if header.format == 'PNG' else content
+            if whole is None:
+                raise ValueError(f'it is cut off or damaged ({header.format}, {len(content)} bytes)')
+            labels = mmcv.imfrombytes(whole, flag='unchanged', backend='pillow')
+        except BadSampleError:
+            raise
         except Exception as error:  # Pillow's parsers raise whatever comes on damaged files
-            raise BadSampleError(f'the label map {path} cannot be read: {error}. Replace the file', path) from error
+            name = f'the label map {shown(path)}'
+            raise BadSampleError(f'{name} cannot be read: {error}. Replace the file', path) from error
+        if whole is not content:
+            notice_end(path)
+        _check_size(labels.shape, results, path)
         if labels.ndim != 2:
             raise BadSampleError(
-                f'the label map {path} is a colour picture of {labels.shape[2]} channels; it must have one '
+                f'the label map {shown(path)} is a colour picture of {labels.shape[2]} channels; it must have one '
                 'channel of class numbers. Turn each colour into its number (0 for what is to be ignored) '
                 'and save as grey PNG',
                 path,
@@ -282,12 +290,22 @@ class LoadLabelMap(LoadAnnotations):
         )
 
 
-def _check_size(labels: np.ndarray, results: dict, path: str) -> None:
+def _checked_header(content: bytes) -> Header:
+    """Raise a ValueError with the rest of a sentence that begins with the file's name and 'cannot be read: '."""
+    header = read_header(content)
+    if header.format not in LOSSLESS:
+        raise ValueError(f'it is a {header.format}, which changes the numbers of classes; save it as PNG')
+    if header.width * header.height > MAX_PIXELS:
+        raise ValueError(f'says that it is {header.width}x{header.height} pixels, more than {MAX_PIXELS}')
+    return header
+
+
+def _check_size(found: Sequence[int], results: dict, path: str) -> None:
     size = results.get('ori_shape')  # set by LoadImageFromFile; later resizing leaves it
-    if size is not None and tuple(size[:2]) != labels.shape:
+    if size is not None and tuple(size[:2]) != tuple(found[:2]):
         raise BadSampleError(
-            f'the label map {path} is {labels.shape[1]}x{labels.shape[0]} (width x height) while its '
-            f'picture {results.get("img_path")} is {size[1]}x{size[0]}; make it again at the size of the '
+            f'the label map {shown(path)} is {found[1]}x{found[0]} (width x height) while its '
+            f'picture {shown(results.get("img_path"))} is {size[1]}x{size[0]}; make it again at the size of the '
             'picture',
             path,
         )
@@ -311,21 +329,33 @@ def _check_values(labels: np.ndarray, num_classes: int, reduce_zero_label: bool,
         f'; write pixels to be ignored as 0, not {IGNORED}' if reduce_zero_label and IGNORED in wrong else ''
     )
     raise BadSampleError(
-        f'the label map {path} holds the value {some(wrong, 5)} in {int(np.isin(labels, wrong).sum())} '
+        f'the label map {shown(path)} holds the value {some(wrong, 5)} in {int(np.isin(labels, wrong).sum())} '
         f'pixels, but {rule}{hint}. Correct the file, or the list of classes',
         path,
     )
 
 
 def _read_names(path: str, backend_args: Mapping[str, Any] | None) -> list[str]:
-    text = fileio.get_text(path, backend_args=backend_args)
+    try:
+        text = fileio.get(path, backend_args=backend_args).decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{shown(path)} is no text in UTF-8: {error}; write one name a line and save it as UTF-8'
+        ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
     """Return the files under `folder`, subfolders included, by their path in it without the suffix."""
     found: dict[str, str] = {}
+    above: dict[str, tuple[str, ...]] = {}  # the real folders from `folder` down to each one met
     for parent, folders, files in os.walk(folder, followlinks=True):
+        place, real = os.path.abspath(parent), os.path.realpath(parent)
+        chain = above.get(os.path.dirname(place), ())
+        if real in chain:  # a link back to a folder we are in, whose files have been listed
+            folders.clear()
+            continue
+        above[place] = (*chain, real)
         folders.sort()
         for file in sorted(files):
             suffix = next((suffix for suffix in suffixes if file.lower().endswith(suffix.lower())), None)

@@ -66,7 +66,7 @@ class CheckedCoco(COCO):
                 "with metric='bbox' only"
             )
         if masks and hollow:
-            text = 'annotations have no polygon of three points or more: their masks are empty, nothing matches them'
+            text = 'annotations have no mask with a pixel: they are scored, and nothing matches them'
             self._say(f'{len(hollow)} {text}', hollow)
         if orphans:
             self._say(f'{len(orphans)} annotations are left out: no picture of their image_id is listed', orphans)

@@ -36,6 +36,10 @@ class CocoMetric(MMDetCocoMetric):
     """
 
     def __init__(self, ann_file: str | None = None, *args, **kwargs) -> None:
+        if kwargs.get('format_only') and not kwargs.get('outfile_prefix'):
+            raise ValueError(
+                "format_only=True writes files: give CocoMetric outfile_prefix=..., such as 'work_dirs/run/results'"
+            )
         super().__init__(None, *args, **kwargs)
         self.ann_file = ann_file
         if ann_file is not None:

@@ -49,6 +49,16 @@ class IoUMetric(MMSegIoUMetric):
             if self.output_dir is not None:
                 self._write(sample, predicted)
 
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Score the counts of all processes; see `mmseg.IoUMetric.compute_metrics`."""
+        if not self.format_only and not any(int(true.sum()) for *_, true in results):
+            raise ValueError(
+                f'no label map of the {len(results)} pictures holds a pixel that counts: all are ignored '
+                f'(ignore_index={self.ignore_index}), and there is nothing to score; correct the label maps, '
+                'reduce_zero_label, or the folder'
+            )
+        return super().compute_metrics(results)
+
     def _write(self, sample: dict, predicted: Tensor) -> None:
         from .outputs import label_bytes
 

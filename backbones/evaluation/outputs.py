@@ -23,6 +23,7 @@ from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
 
 SMALLEST_DRAWN = 384  # pixels; an image with a shorter side is enlarged before it is drawn
+LARGEST_DRAWN = 2048  # pixels; but not so far that its longer side passes this
 
 
 def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id: int) -> list[dict]:
@@ -86,10 +87,15 @@ def save_overlay(
     path.parent.mkdir(parents=True, exist_ok=True)
     image, sample = read_image(sample.img_path), sample.cpu()
     if not draw_gt:
-        zoom = math.ceil(SMALLEST_DRAWN / min(image.shape[:2]))
+        zoom = _zoom(*image.shape[:2])
         image, sample = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1), _enlarged(sample, zoom)
     options = dict(pred_score_thr=score_threshold) if 'pred_instances' in sample else dict(with_labels=False)
     visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
+
+
+def _zoom(height: int, width: int) -> int:
+    wanted = math.ceil(SMALLEST_DRAWN / min(height, width))
+    return max(1, min(wanted, LARGEST_DRAWN // max(height, width)))  # a strip of 2 rows stays a strip
 
 
 def _enlarged(sample: BaseDataElement, zoom: int) -> BaseDataElement:

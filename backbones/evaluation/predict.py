@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
@@ -15,7 +16,7 @@ from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
 from backbones.config import fit_to_machine, is_segmenter, load_config
-from backbones.data.files import IMAGE_SUFFIXES, read_image
+from backbones.data.files import IMAGE_SUFFIXES, read_image, shown
 from backbones.data.palette import make_palette
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
@@ -23,6 +24,10 @@ from backbones.preflight import check_classes
 from backbones.runner import config_mistakes
 from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
+
+GIB = 1024**3
+LARGEST_MASKS = 4 * GIB  # bytes of the masks of one picture at its full size, one byte a pixel and object
+LARGEST_LOGITS = 16 * GIB  # bytes of the class scores of one picture at its full size, four bytes a pixel and class
 
 
 def predict(
@@ -68,10 +73,10 @@ def predict(
     failed = 0
     for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
         try:
-            read_image(file)
+            check_output_size(cfg, read_image(file).shape[:2], len(classes), file)
             data = pipeline(dict(img_path=str(file), img_id=image_id))
-        except ValueError as error:
-            tqdm.write(f'not predicted: {error}', file=sys.stderr)
+        except (ValueError, cv2.error) as error:
+            tqdm.write(f'not predicted: {_reason(error, file)}', file=sys.stderr)
             failed += 1
             continue
         with torch.no_grad():
@@ -80,6 +85,39 @@ def predict(
         save_overlay(writer.visualizer, sample, out / 'overlays' / f'{name}.png', score_threshold)
     writer.close()
     return len(files) - failed, failed
+
+
+def _reason(error: Exception, file: Path) -> str:
+    if isinstance(error, cv2.error):
+        return (
+            f'the picture {shown(file)} cannot be processed by the pipeline: {" ".join(str(error).split())}. A picture '
+            'of few rows or columns may have none left after Resize'
+        )
+    return str(error)
+
+
+def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Path) -> None:
+    """Raise where what a model may predict for a picture of `size` (H, W) takes more memory than one picture should.
+
+    The toolboxes hold a mask of the picture's size for each object, or a score for each pixel and class.
+    """
+    height, width = size
+    test_cfg = cfg.model.get('test_cfg') or {}
+    if is_segmenter(cfg):
+        count, each, largest, things = classes, 4, LARGEST_LOGITS, 'classes'
+        remedy = ''
+    elif (cfg.model.get('roi_head') or {}).get('mask_head'):
+        count = (test_cfg.get('rcnn') or {}).get('max_per_img', 100)
+        each, largest, things = 1, LARGEST_MASKS, 'objects'
+        remedy = ', or lower model.test_cfg.rcnn.max_per_img'
+    else:
+        return
+    if count * each * height * width > largest:
+        raise ValueError(
+            f'the picture {shown(file)} is {width}x{height} pixels, for which up to {count} {things} take '
+            f'{count * each * height * width / GIB:.1f} GiB; at most {largest / GIB:.0f} are allowed: reduce the '
+            f'picture, cut it into tiles{remedy}'
+        )
 
 
 def find_images(images: Iterable[str | Path]) -> dict[str, Path]:

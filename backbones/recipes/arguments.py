@@ -301,6 +301,9 @@ class _Check:
     def default_hooks(self, node: Any) -> None:
         """Check the default hooks; MMEngine takes any name, so that a misspelt one is a second hook."""
         for name, hook in _dict(node).items():
+            if isinstance(hook, str | int | float | list | tuple):
+                self.findings.append(f'default_hooks.{name}={hook!r} is no hook; give dict(...); None leaves it out')
+                continue
             self.built(hook, f'default_hooks.{name}', (roots.HOOKS,), {'priority'})
             meant = difflib.get_close_matches(name, names.DEFAULT_HOOKS, 1, 0.8)
             # `checkpoint_best`, `logger2`: a further hook, named after the default one

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-
-from mmengine.logging import print_log
 
 from backbones.files import write_json
 
@@ -16,6 +16,23 @@ NON_FINITE = 87  # too many steps in a row had a non-finite loss or gradient
 WORKER_DIED = 88  # a data-loader worker was killed
 EXIT_FILE = 'last_exit.json'
 RANK_VARIABLES = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')  # torchrun, srun, mpirun
+_ends_with_run = False  # see ending_with_the_run
+
+
+@contextlib.contextmanager
+def ending_with_the_run() -> Iterator[None]:
+    """Around the work of a tool: an error that leaves its run ends the process, and nobody goes on after it."""
+    global _ends_with_run
+    before, _ends_with_run = _ends_with_run, True
+    try:
+        yield
+    finally:
+        _ends_with_run = before
+
+
+def process_ends_with_run() -> bool:
+    """Whether this process is one of our tools; else a notebook, a test or another project's program may go on."""
+    return _ends_with_run
 
 
 class RunEnded(SystemExit):
@@ -40,7 +57,7 @@ def note_exit(work_dir: Path | str, code: int, reason: str) -> None:
     try:
         write_json(Path(work_dir) / EXIT_FILE, dict(code=code, reason=reason, time=time.strftime('%FT%T%z')))
     except OSError as error:
-        print_log(f'{EXIT_FILE} could not be written: {error}', logger='current')
+        _log(f'{EXIT_FILE} could not be written: {error}')
 
 
 def forget_exit(work_dir: Path | str) -> None:
@@ -48,7 +65,7 @@ def forget_exit(work_dir: Path | str) -> None:
     try:
         (Path(work_dir) / EXIT_FILE).unlink(missing_ok=True)
     except OSError as error:
-        print_log(f'{EXIT_FILE} of an earlier run could not be removed: {error}', logger='current')
+        _log(f'{EXIT_FILE} of an earlier run could not be removed: {error}')
 
 
 def launched_rank(launcher: str | None = None) -> int:
@@ -56,3 +73,9 @@ def launched_rank(launcher: str | None = None) -> int:
     if launcher == 'none':
         return 0
     return next((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, '').isdigit()), 0)
+
+
+def _log(text: str) -> None:
+    from mmengine.logging import print_log  # here, as this module is read before a tool has parsed its command line
+
+    print_log(text, logger='current')

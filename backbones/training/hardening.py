@@ -6,6 +6,7 @@ runs by our tools. What each part promises: docs/survival.md.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +18,21 @@ from backbones.training.loops import make_resumable
 
 HOOKS = dict(
     resume='ResumeHook', metrics='MetricsFileHook', run_record='RunRecordHook', non_finite='NonFiniteHook',
-    watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook')
+    watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook', history='HistoryHook')
+PLAIN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')  # MMEngine's
 WRAPPERS = {name: f'{SCOPE}.Guarded{name}' for name in ('OptimWrapper', 'AmpOptimWrapper')}
 SAVES = 'SafeCheckpointHook'
+METRICS = dict(IoUMetric='mmseg', CocoMetric='mmdet')
 # Arguments of mmcv's loader that ours has not, with the values that it works by.
 LOADER_ONLY = dict(imdecode_backend='cv2', file_client_args=None, ignore_empty=False)
+
+
+def name_parts(cfg: Config) -> None:
+    """Name the class where a config sets options of a part by its key alone: `watchdog=dict(timeout_s=60)`."""
+    hooks = cfg.get('default_hooks')
+    for key, name in HOOKS.items() if isinstance(hooks, dict) else ():
+        if isinstance(hooks.get(key), dict):
+            hooks[key].setdefault('type', f'{SCOPE}.{name}')
 
 
 def harden_run(cfg: Config) -> list[str]:
@@ -38,15 +49,28 @@ def harden_run(cfg: Config) -> list[str]:
     changed = [f'{old} by {new}' for old, new in zip(before, after, strict=True) if old != new]
     hooks = {**(cfg.get('default_hooks') or {})}
     notes = _guard_steps(cfg, hooks, changed) + _save_safely(hooks, changed)
+    left_out = [key for key, hook in hooks.items() if hook is None and key in HOOKS]
+    unknown = [key for key, hook in hooks.items() if hook is None and key not in (*HOOKS, *PLAIN_HOOKS)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [*HOOKS, *PLAIN_HOOKS], 1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise ValueError(f'default_hooks.{unknown[0]}=None: there is no such part to leave out{hint}')
+    if left_out:
+        notes.append(f'left out: {", ".join(left_out)}')
     present = {_name(hook) for hook in dicts_in([hooks, cfg.get('custom_hooks')])}
     for key, name in HOOKS.items():
         if key in hooks and hooks[key] is None:
             del hooks[key]  # MMEngine refuses a None that is not one of its own hooks
-        elif name not in present:
-            hooks[key] = dict(type=f'{SCOPE}.{name}', **hooks.get(key, {}))
+        elif name not in present and key not in hooks:
+            hooks[key] = dict(type=f'{SCOPE}.{name}')
     cfg.default_hooks = hooks
+    _check_one_saves(cfg)
+    for backend in dicts_in((cfg.get('visualizer') or {}).get('vis_backends')):
+        if _is_plain(backend, 'LocalVisBackend', 'mmengine'):
+            changed.append(_replace(backend, 'LocalVisBackend'))
     changed += harden_reading(cfg, ('train', 'val'))
     _name_record(cfg)
+    notes += unchecked_data(cfg, ('train', 'val'))
     return [*([f'replaced: {", ".join(dict.fromkeys(changed))}'] if changed else []), *notes]
 
 
@@ -55,20 +79,43 @@ def harden_reading(cfg: Config, splits: tuple[str, ...]) -> list[str]:
 
     Returns:
         What was replaced by what.
+
+    Raises:
+        ValueError: a data set takes proposals from a pickle or YAML file, which would run what the file says.
     """
     changed = []
     for split in splits:
-        for step in dicts_in((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
-            if _is_plain(step, 'LoadImageFromFile', 'mmcv') and all(
-                step.get(key, value) == value for key, value in LOADER_ONLY.items()
+        for node in dicts_in((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if node.get('proposal_file'):
+                raise ValueError(
+                    f"{split}_dataloader: proposal_file={node['proposal_file']!r} would be read by a loader that runs "
+                    'code in pickles and YAML; leave it out and train with a model that makes its proposals'
+                )
+            if _is_plain(node, 'LoadImageFromFile', 'mmcv') and all(
+                node.get(key, value) == value for key, value in LOADER_ONLY.items()
             ):
                 for key in LOADER_ONLY:
-                    step.pop(key, None)
-                changed.append(_replace(step, 'LoadImageFromFile'))
+                    node.pop(key, None)
+                changed.append(_replace(node, 'LoadImageFromFile'))
+            elif _is_plain(node, 'CocoDataset', 'mmdet'):
+                changed.append(_replace(node, 'CocoDataset'))
         for metric in dicts_in(cfg.get(f'{split}_evaluator')):
-            if _is_plain(metric, 'IoUMetric', 'mmseg'):
-                changed.append(_replace(metric, 'IoUMetric'))
+            for name, home in METRICS.items():
+                if _is_plain(metric, name, home):
+                    changed.append(_replace(metric, name))
     return changed
+
+
+def unchecked_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+    """Lines for the log: data sets of other projects, whose annotations nobody checks before they are used."""
+    nodes = [node for split in splits for node in dicts_in((cfg.get(f'{split}_dataloader') or {}).get('dataset'))]
+    found = [node['type'] for node in nodes if 'type' in node and ('ann_file' in node or 'data_prefix' in node)]
+    names = [kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__name__}' for kind in found]
+    return [
+        f'annotations of {name} are not checked before they are used; those of backbones.CocoDataset, '
+        'backbones.LabelMapDataset and backbones.ADE20KDataset are'
+        for name in dict.fromkeys(names) if not name.startswith(f'{SCOPE}.')
+    ]
 
 
 def _guard_steps(cfg: Config, hooks: dict[str, Any], changed: list[str]) -> list[str]:
@@ -100,16 +147,21 @@ def _save_safely(hooks: dict[str, Any], changed: list[str]) -> list[str]:
     return []
 
 
+def _check_one_saves(cfg: Config) -> None:
+    """Refuse two hooks that would delete each other's checkpoints."""
+    saving = [hook for hook in _hooks(cfg) if _name(hook) in ('CheckpointHook', SAVES)]
+    if len(saving) > 1 and len({str(hook.get('out_dir')) for hook in saving}) < len(saving):
+        raise ValueError(
+            f'{len(saving)} hooks save checkpoints into the same folder ({", ".join(map(_name, saving))}) and would '
+            "delete each other's; keep one of default_hooks.checkpoint and custom_hooks, or give one of them an out_dir"
+        )
+
+
 def _name_record(cfg: Config) -> None:
     """Say where data sets that skip bad samples write them down."""
     for dataset in dicts_in((cfg.get('train_dataloader') or {}).get('dataset')):
         if dataset.get('on_bad_sample') == 'skip':
             dataset.setdefault('bad_samples_file', f'{cfg.work_dir}/bad_samples.jsonl')
-
-
-def find_hook(cfg: Config, name: str) -> dict[str, Any] | None:
-    """The settings of a hook of ours in a config, wherever they stand."""
-    return next((hook for hook in _hooks(cfg) if _name(hook) == name), None)
 
 
 def _hooks(cfg: Config) -> Iterator[dict]:

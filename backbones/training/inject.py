@@ -42,8 +42,13 @@ class Fault:
     step: str | None = None
     number: int | None = None
 
+    def __str__(self) -> str:
+        """As it is written."""
+        return f'{self.kind}@{self.place}:{self.step or self.fraction}' + (f':{self.number}' if self.number else '')
+
 
 _faults: list[Fault] = []
+_happened: list[Fault] = []
 _passes: dict[str, int] = {}  # by place, how many were begun
 _stop_listening = None
 
@@ -86,11 +91,17 @@ def configure(given: str | Iterable[Fault]) -> list[Fault]:
     global _stop_listening
     found = parse(given) if isinstance(given, str) else list(given)
     _faults[:] = found
+    _happened.clear()
     _passes.clear()
     if _stop_listening is not None:
         _stop_listening()
     _stop_listening = faults.listen(_on_reach) if found else None
     return found
+
+
+def not_happened() -> list[Fault]:
+    """The faults of this process that were set and whose place was never reached."""
+    return [one for one in _faults if one not in _happened]
 
 
 def _on_reach(place: str, fraction: float, step: str) -> None:
@@ -100,6 +111,7 @@ def _on_reach(place: str, fraction: float, step: str) -> None:
     for one in _faults:
         there = step == one.step if one.step else fraction >= one.fraction
         if one.place == place and there and one.number in (None, _passes.get(place, 0)):
+            _happened.append(one)
             if one.kind == 'kill':
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(ERRORS[one.kind], f'{os.strerror(ERRORS[one.kind])} (injected)')

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 
 from backbones.registry import HOOKS
 from backbones.training import inject
+from backbones.training.agreement import world_size
 
 SIGNALS = dict(
     sigterm=signal.SIGTERM, sigint=signal.SIGINT, sigusr1=signal.SIGUSR1)  # to the process itself
 WORKER_SIGNALS = {
     'worker-segv': signal.SIGSEGV, 'worker-kill': signal.SIGKILL, 'worker-stop': signal.SIGSTOP}
+NO_WORKER = 'there is no data-loader worker to kill; set train_dataloader.num_workers to 1 or more'
 KINDS = ('nan', *SIGNALS, *WORKER_SIGNALS, 'hang', 'error')
 FORM = re.compile(r'(?P<kind>[a-z0-9-]+)@(?P<iteration>\d+)(:rank=(?P<rank>\d+))?')
 
@@ -40,6 +43,10 @@ class Fault:
     kind: str
     iteration: int
     rank: int | None = None
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f'{self.kind}@{self.iteration}' + (f':rank={self.rank}' if self.rank is not None else '')
 
 
 def parse_fault(text: str) -> Fault:
@@ -63,7 +70,7 @@ def set_faults(text: str) -> list[Fault]:
     Those in the writing of checkpoints are set for this process; see inject.py.
 
     Returns:
-        Those in the training loop, for an `InjectHook`.
+        Those in the training loop, for an `InjectHook`, which tells at the end which of all did not happen.
 
     Raises:
         ValueError: naming the part that means nothing.
@@ -76,7 +83,9 @@ def set_faults(text: str) -> list[Fault]:
 
 @HOOKS.register_module()
 class InjectHook(Hook):
-    """Make faults happen at chosen iterations; each once.
+    """Make faults happen at chosen iterations, each once, and say at the end which did not happen.
+
+    Those in the writing of checkpoints, which `set_faults` has set for this process, are told of, too.
 
     Args:
         faults: `nan@120`: the loss is NaN; `sigterm@200`, `sigint@200`, `sigusr1@200`: the signal arrives during the
@@ -84,18 +93,47 @@ class InjectHook(Hook):
             process stands still; `error@80`: a ValueError. `:rank=1` behind it chooses a rank.
     """
 
-    priority = 'VERY_LOW'
+    priority = 'VERY_LOW'  # of the end, too: after the hook that writes the last checkpoint, which is registered before
 
     def __init__(self, faults: Iterable[str | Fault]) -> None:
         faults = [faults] if isinstance(faults, str) else faults
         self.faults = [fault if isinstance(fault, Fault) else parse_fault(fault) for fault in faults]
+        self._happened: set[Fault] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Say which faults are of no use to this run: it has gone on from beyond them, ends before, has fewer ranks.
+
+        Raises:
+            ValueError: one is for a worker, and there is none.
+        """
+        first, last = runner.iter + 1, runner.max_iters
+        workers = getattr(runner.train_loop.dataloader, 'num_workers', 1)
+        if not workers and any(fault.kind in WORKER_SIGNALS for fault in self.faults):
+            raise ValueError(NO_WORKER)
+        for fault in self.faults:
+            if not first <= fault.iteration <= last:
+                runner.logger.warning(f'{fault} will not happen: this run does the iterations {first} to {last}')
+            elif fault.rank is not None and fault.rank >= world_size():
+                runner.logger.warning(f'{fault} will not happen: the number of ranks is {world_size()}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Do what is due in this iteration."""
         for fault in self.faults:
+            if fault.iteration == runner.iter + 1 and (fault.rank or 0) < world_size():
+                self._happened.add(fault)
             if fault.iteration == runner.iter + 1 and fault.rank in (None, runner.rank):
-                runner.logger.warning(f'on purpose: {fault.kind} in iteration {fault.iteration}')
+                if runner.rank == 0:
+                    runner.logger.warning(f'on purpose: {fault}')
+                else:  # MMEngine's logger of other ranks shows errors only
+                    print(f'on purpose: {fault}, on rank {runner.rank}', file=sys.stderr, flush=True)
                 self._do(fault.kind, runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Nobody shall believe that something was rehearsed which was not."""
+        missed = [fault for fault in self.faults if fault not in self._happened]
+        missed += inject.not_happened() if runner.rank == 0 else []  # which is the rank that writes
+        if missed:
+            runner.logger.warning(f'faults on purpose that did not happen: {", ".join(map(str, missed))}')
 
     def _do(self, kind: str, runner: Runner) -> None:
         if kind == 'nan':
@@ -131,5 +169,5 @@ def _a_worker() -> int:
     """
     workers = sorted(child.pid for child in multiprocessing.active_children())
     if not workers:
-        raise ValueError('there is no data-loader worker to kill; set train_dataloader.num_workers to 1 or more')
+        raise ValueError(NO_WORKER)
     return workers[0]

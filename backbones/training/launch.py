@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from backbones.training.batch import (
     count_processes,
     plan_batch,
 )
-from backbones.training.exits import launched_rank
-from backbones.training.hardening import harden_run
+from backbones.training.exits import EXIT_FILE, launched_rank, note_exit
+from backbones.training.hardening import harden_run, name_parts
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
 from backbones.training.inject_run import InjectHook, set_faults
 from backbones.training.lock import WorkFolderLock
 from backbones.training.resuming import go_on_from, resume_place
+from backbones.training.safe_checkpoint import checkpoint_folder, saving_to_the_end
 from backbones.training.watchdog import watched
 from backbones.weights.load import is_pretrained, local_file
 from backbones.weights.sources import is_url
@@ -63,6 +66,7 @@ def run_training(
     cfg = load_config(config, _without_total_batch(options), work_dir)
     cfg.launcher = launcher
     in_steps = set_faults(faults or '')
+    name_parts(cfg)
     check_config(cfg)
     processes = count_processes(launcher)
     fit_to_machine(cfg)
@@ -74,8 +78,10 @@ def run_training(
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
     resume_place(cfg, resume)  # before a folder is made
-    with WorkFolderLock(cfg.work_dir, launched_rank(launcher)):
+    with _locked(cfg, launched_rank(launcher)):
         place = resume_place(cfg, resume)
+        if resume == 'auto' and place is None:
+            notes.append(f'{cfg.work_dir} holds no checkpoint to go on from: the run starts anew')
         runner = build_runner(cfg)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
@@ -84,11 +90,35 @@ def run_training(
             runner.logger.warning(note)
         _check_runner(runner, model)
         _choose_weights(runner, place, plan, stated=total_batch is not None)
-        if in_steps:
+        if faults:
             runner.register_hook(InjectHook(in_steps))
-        with watched(runner):
+        with _noting_the_end(cfg.work_dir, runner.rank), saving_to_the_end(runner), watched(runner):
             runner.train()
     return Path(cfg.work_dir)
+
+
+@contextlib.contextmanager
+def _locked(cfg: Config, rank: int) -> Iterator[None]:
+    """Hold the work folder, and that of the checkpoints where it is another one."""
+    work = Path(cfg.work_dir)
+    saved = checkpoint_folder(work, (cfg.default_hooks.get('checkpoint') or {}).get('out_dir'))
+    with contextlib.ExitStack() as stack:
+        for folder in dict.fromkeys((work, saved)):
+            stack.enter_context(WorkFolderLock(folder, rank))
+        yield
+
+
+@contextlib.contextmanager
+def _noting_the_end(work_dir: str, rank: int) -> Iterator[None]:
+    """Leave `last_exit.json` for an error, too: launchers hide the exit codes of their processes."""
+    try:
+        yield
+    except Exception as error:
+        said = isinstance(error, ValueError | OSError | ImportError)  # those that backbones.cli ends with code 2
+        # The other ranks then lose their connections to this one, which is no cause.
+        if said or (rank == 0 and not (Path(work_dir) / EXIT_FILE).exists()):
+            note_exit(work_dir, 2 if said else 1, str(error) or type(error).__name__)
+        raise
 
 
 def _choose_weights(runner: Runner, place: Path | None, plan: BatchPlan, stated: bool) -> None:

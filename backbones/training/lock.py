@@ -62,6 +62,8 @@ def machine() -> str:
 class WorkFolderLock:
     """The lock of a work folder; of several ranks only rank 0 takes it.
 
+    What this process holds already it may take again; the lock then stays until the first one releases it.
+
     Args:
         folder: the work folder; made if it is not there.
         rank: of this process; default: what the launcher said.
@@ -89,6 +91,8 @@ class WorkFolderLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _one_at_a_time(self.path.parent):
                 while not _create(self.path, json.dumps(mine)):
+                    if _is_of(_read(self.path), mine):
+                        return
                     self._remove_if_stale(mine)
         except OSError as error:
             raise ValueError(
@@ -155,6 +159,11 @@ class WorkFolderLock:
                 os.utime(self.path)
             except OSError as error:
                 print_log(f'{self.path} cannot be touched: {error}', logger='current', level=logging.WARNING)
+
+
+def _is_of(holder: dict | None, mine: dict) -> bool:
+    """Whether the process that wrote `mine` is the holder."""
+    return holder is not None and all(holder[key] == mine[key] for key in ('machine', 'pid', 'started'))
 
 
 def _why_stale(holder: dict | None, mine: dict, age: float) -> str | None:

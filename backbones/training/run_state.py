@@ -26,10 +26,9 @@ from backbones.data.randomness import generator_states, kept_randomness, seed_ge
 
 from .optimizer_state import capture_optimizer, check_optimizer, restore_optimizer, wrappers
 from .plain import copied, from_plain, plain_part, to_plain
+from .state_form import FORMAT, check_form
 
-FORMAT = 1
 PACKAGES = ('mmbackbones', 'torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
-PARTS = ('model', 'ema', 'optimizers', 'schedulers', 'message_hub', 'hooks', 'progress', 'random', 'seed', 'batch')
 NOT_KEPT = {  # what each start of a run says anew
     'cfg', 'seed', 'experiment_name', 'mmengine_version', 'loop_stage', 'dataset_meta', 'max_epochs', 'max_iters', 'eta'
 }
@@ -109,7 +108,8 @@ def restore(runner: Runner, tree: dict[str, Any], *, log: Callable[[str], None] 
         log(note)
     place = tree['progress']
     due = '; the validation that was due comes first' if place['validation_due'] else ''
-    log(f'resumed after {place["iter"]} iterations, in epoch {place["place"]["epoch"] + 1} of the data{due}')
+    epoch = f', in epoch {place["place"]["epoch"] + 1}' if isinstance(loop, EpochBasedTrainLoop) else ''
+    log(f'resumed after {place["iter"]} iterations{epoch}{due}')
 
 
 def _bare(runner: Runner) -> nn.Module:
@@ -254,7 +254,8 @@ def _set_sampler_seed(loop: Any, seed: int) -> None:
 
 def _batch(loop: Any) -> dict[str, int]:
     layout, accumulate = Feed(loop.dataloader).layout, getattr(loop, 'accumulate', 1)
-    total = (layout['batch_size'] or 1) * layout['processes']
+    counts = getattr(loop.runner.optim_wrapper, '_accumulative_counts', 1)  # MMEngine's own, where ours does not
+    total = (layout['batch_size'] or 1) * layout['processes'] * (counts if accumulate == 1 else 1)
     per_gpu = (layout['batch_size'] or 1) // accumulate
     return dict(total=total, processes=layout['processes'], per_gpu=per_gpu, accumulate=accumulate)
 
@@ -291,14 +292,7 @@ def _same(value: Tensor, saved: Tensor) -> bool:
 
 def _check(runner: Runner, tree: dict, model: nn.Module, averages: list[EMAHook], schedulers: dict[str, list]) -> None:
     """Find all that does not fit before anything is changed."""
-    if tree.get('format') != FORMAT:
-        raise ValueError(f'the saved state has format {tree.get("format")!r}, this version reads {FORMAT}')
-    missing = [name for name in PARTS if name not in tree]
-    if missing:
-        raise ValueError(
-            f'the saved state lacks {", ".join(missing)}, so it cannot be resumed exactly; save with '
-            'save_optimizer=True and save_param_scheduler=True, or start a new run from its weights by load_from'
-        )
+    check_form(tree)
     wrong = _differences('the model', model.state_dict(), tree['model'])
     if len(averages) != len(tree['ema']):
         wrong.append(f'the run has {len(averages)} EMAHooks, saved were {len(tree["ema"])}')

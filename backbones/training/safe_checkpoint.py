@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmengine
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from backbones.checkpoints.background import Writer
-from backbones.checkpoints.export import plain_meta
-from backbones.checkpoints.publisher import Publisher
-from backbones.checkpoints.rotation import clean_up
-from backbones.checkpoints.store import check_space, prepare
+from backbones.checkpoints.files import said
+from backbones.checkpoints.publisher import Done, Publisher
+from backbones.checkpoints.store import NAME, check_space, prepare
 from backbones.registry import HOOKS
-from backbones.training.checkpoint_options import check_options
+from backbones.training.checkpoint_options import check_options, finite, infer_rules
+from backbones.training.run_folder import checkpoint_folder, export_meta, open_folder
 
 POLL = 10  # iterations between two questions of all ranks whether the background write went well
 
@@ -76,20 +76,42 @@ class SafeCheckpointHook(CheckpointHook):
         self.export = (export,) if isinstance(export, str) else tuple(export or ())
         published = [published_keys] if isinstance(published_keys, str) else list(published_keys or ())
         backend = file_client_args if backend_args is None else backend_args
-        check_options(interval, self.export, on_error, published, filename_tmpl, backend, save_best, rule)
+        check_options(
+            interval, self.export, on_error, published, filename_tmpl, backend, save_best, rule, max_keep_ckpts,
+            out_dir, save_begin)
         self._follows_validation, self._counts_as_loop = interval == 'validation', by_epoch is None
-        super().__init__(
-            -1 if self._follows_validation else interval, bool(by_epoch), save_optimizer, save_param_scheduler, out_dir,
-            max_keep_ckpts, save_last, list(save_best) if isinstance(save_best, tuple) else save_best, rule,
-            greater_keys, less_keys, save_begin=save_begin)
+        with infer_rules(save_best):
+            super().__init__(
+                -1 if self._follows_validation else interval, bool(by_epoch), save_optimizer, save_param_scheduler,
+                out_dir, max_keep_ckpts, save_last, list(save_best) if isinstance(save_best, tuple) else save_best,
+                rule, greater_keys, less_keys, save_begin=save_begin)
         self._publishes, self._template = bool(published), filename_tmpl
+        self._asked_rules = list(getattr(self, 'rules', []))  # MMEngine forgets them when it cannot infer one
         self.on_error, self.asynchronous = on_error, asynchronous
-        self._folder = Path()
+        self._folder, self._given_out_dir = Path(), out_dir
+        self._run: str | None = None  # what tells the files of this run, its parts before a resume included
+        self._goes_on, self._came_from = False, None
         self._writer: Writer | None = None
         self._pending = False  # the same on all ranks
         self._saved_iteration = -1  # submitted; the same on all ranks
         self._scores: dict[str, float] = {}  # the best ones; the same on all ranks
         self._lost = False  # whether the newest save failed; the same on all ranks
+
+    def folder_in(self, runner: Runner) -> Path:
+        """Where the checkpoints of a run go."""
+        return checkpoint_folder(runner.work_dir, self._given_out_dir)
+
+    def goes_on(self, path: str | Path | None, tree: dict[str, Any]) -> None:
+        """Learn that the run is not a new one; to be called before `before_train`.
+
+        Args:
+            path: the checkpoint that it goes on from, if it is one.
+            tree: what it held.
+        """
+        meta = tree.get('meta')
+        run = meta.get('run') if isinstance(meta, dict) else None
+        self._goes_on, self._came_from = True, Path(path) if path else None
+        self._run = run if isinstance(run, str) and run else self._run
 
     # --- when -----------------------------------------------------------------------------------------------
 
@@ -97,21 +119,25 @@ class SafeCheckpointHook(CheckpointHook):
         """Make the folder, clean up after dead runs, and find the best checkpoints so far.
 
         Raises:
-            ValueError: on all ranks, if nothing can be written there.
+            ValueError: on all ranks, if nothing can be written there, another run or hook saves there, or `save_best`
+                asks for a validation that the run has not.
         """
+        self._check(runner)
         if self._follows_validation:
             self.interval = runner.train_loop.val_interval
         if self._follows_validation or self._counts_as_loop:
             self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         self._unit = 'epoch' if self.by_epoch else 'iter'
-        folder = checkpoint_folder(runner.work_dir, self.out_dir)
+        folder, self._run = self.folder_in(runner), self._run or uuid.uuid4().hex
         self._folder, self.out_dir = folder, str(folder)
         self._writer = Writer(self.asynchronous) if is_main_process() else None
         self._publisher = Publisher(
             folder, self.max_keep_ckpts, self.export, self._publishes,
-            {self._unit: self._template} if self._template else {})
+            {self._unit: self._template} if self._template else {}, self._run)
         problem = self._open_folder(runner) if is_main_process() else None
-        problem, self._scores = _from_rank_0((problem, self._publisher.scores()))
+        self._recall_checkpoint(runner)
+        found = _from_rank_0((problem, self._publisher.scores(), self._saved_iteration))
+        problem, self._scores, self._saved_iteration = found
         if problem:
             raise ValueError(problem)
         runner.logger.info(f'Checkpoints will be saved to {folder}.')
@@ -146,7 +172,7 @@ class SafeCheckpointHook(CheckpointHook):
             return
         if self._pending:  # whether the best one so far is on the disk
             self._settle(runner, wait=True)
-        better = self._improved(metrics)
+        better = self._improved(metrics, runner.logger)
         if not better:
             return
         if self._saved_iteration != runner.iter:
@@ -177,11 +203,23 @@ class SafeCheckpointHook(CheckpointHook):
                 f'the run is done, but its last checkpoint could not be saved (see above); make room or correct '
                 f'{self._folder}, then do the rest again from the newest older one by --resume'
             )
-        if self._writer is not None and ('last' in self.export or self._publishes) and self._saved_iteration >= 0:
-            self._writer.submit(self._publisher.export_last)
+        if self._writer is not None and self._saved_iteration >= 0:
+            wants_last = 'last' in self.export or self._publishes
+            self._writer.submit(lambda: self._publisher.export_last(wants_last))
         self._settle(runner, wait=True)
         if self._writer is not None:
             self._writer.close()
+
+    def finish(self, runner: Runner) -> None:
+        """Wait until what was begun is on the disk, and log it; for a run that an error ends. No collectives."""
+        if self._writer is None:
+            return
+        for result in self._writer.results(wait=True):
+            if isinstance(result, Done):
+                result.tell(runner.logger)
+            else:
+                runner.logger.error(f'a checkpoint was NOT saved: {said(result)}; older ones are as they were')
+        self._writer.close()
 
     def save_now(self, runner: Runner, reason: str, iteration: int | None = None) -> Path | None:
         """Save at once and wait until it is on the disk; for hooks that end a run.
@@ -205,17 +243,37 @@ class SafeCheckpointHook(CheckpointHook):
 
     # --- how ------------------------------------------------------------------------------------------------
 
+    def _check(self, runner: Runner) -> None:
+        """Refuse what only shows when the run is built."""
+        if self.save_best and runner.val_loop is None:
+            raise ValueError(
+                f'save_best={self.save_best!r} needs a validation, and this run has none; leave it out, or set '
+                'val_dataloader, val_cfg and val_evaluator')
+        folder = self.folder_in(runner).resolve()
+        hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+        if sum(hook.folder_in(runner).resolve() == folder for hook in hooks) > 1:
+            raise ValueError(
+                f'two SafeCheckpointHooks save to {folder}, and each would delete what the other wrote; leave out one, '
+                'or give them different out_dir')
+
+    def _recall_checkpoint(self, runner: Runner) -> None:
+        """The state that the run goes on from need not be saved once more, if it lies in the folder itself."""
+        path = self._came_from
+        if path is None or path.is_symlink() or not NAME.fullmatch(path.name):
+            return
+        if path.absolute().parent.resolve() == self._folder.resolve():
+            self._saved_iteration = runner.iter
+            self._publisher.recall_written(path.name, runner.iter)
+
     def _open_folder(self, runner: Runner) -> str | None:
         """Prepare the folder; returns what is wrong with it."""
+        begins = not (self._goes_on or runner.iter or runner.epoch)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            removed = clean_up(self._folder)  # makes a file there, too
-        except OSError as error:
-            return (f'checkpoints cannot be written to {self._folder} ({error.strerror}); correct its permissions, or '
-                    'choose another work folder (--work-dir)')
-        if removed:
-            runner.logger.info(f'deleted what dead processes left unfinished: {", ".join(removed)}')
-        if runner.iter > 0 and self.save_best:  # a run that goes on
+            for line in open_folder(self._folder, begins):
+                runner.logger.warning(line)
+        except ValueError as error:
+            return str(error)
+        if not begins and self.save_best:
             for problem in self._publisher.recall_best():
                 runner.logger.warning(problem)
         return None
@@ -225,7 +283,10 @@ class SafeCheckpointHook(CheckpointHook):
         tree = capture(runner)
         left_out = {'optimizers': not self.save_optimizer, 'schedulers': not self.save_param_scheduler}
         tree = {key: value for key, value in tree.items() if not left_out.get(key)}
-        tree['meta'] = {**_meta(runner, epoch, iteration), **tree.get('meta', {})}
+        tree['meta'] = {**export_meta(runner, epoch, iteration), 'run': self._run, **tree.get('meta', {})}
+        if not hasattr(runner.train_loop, 'progress'):  # a loop that is not ours does not know what has just ended
+            place = dict(epoch=epoch, legs=[])
+            tree['progress'] = dict(epoch=epoch, iter=iteration, place=place, validation_due=False)
         self._saved_iteration, self._pending = iteration, True
         runner.message_hub.update_info('last_ckpt', str(self._folder / name))
         self._settle(runner, wait=True, then=lambda: self._submit(name, iteration, tree))
@@ -237,21 +298,27 @@ class SafeCheckpointHook(CheckpointHook):
         check_space(self._folder, prepared.size)
         self._writer.submit(lambda: self._publisher.publish(name, iteration, prepared))
 
-    def _improved(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The metrics by which this validation is the best so far, with their scores.
-
-        Raises:
-            ValueError: if a metric is not among those of the validation.
-        """
+    def _improved(self, metrics: dict[str, float], logger: logging.Logger) -> dict[str, float]:
+        """The metrics by which this validation is the best so far, with their scores; warns of what tells nothing."""
         if 'auto' in self.key_indicators:
-            self._init_rule(self.rules, [next(iter(metrics))])
+            first = next(iter(metrics))
+            try:
+                with infer_rules(f'auto, which is {first} here'):
+                    self._init_rule(self._asked_rules, [first])
+            except ValueError as error:
+                logger.warning(f'{error}; until then there is no best checkpoint')
+                return {}
         better = {}
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
+            score = finite(metrics.get(key))
             if key not in metrics:
-                raise ValueError(f'save_best={key!r} is not measured; choose among {", ".join(metrics)}')
-            score = metrics[key]
-            if score is not None and self.is_better_than[key](score, self._scores.get(key, self.init_value_map[rule])):
-                better[key] = float(score)
+                logger.warning(
+                    f'save_best={key!r} is not measured, so no checkpoint is the best by it; choose among '
+                    f'{", ".join(metrics)}')
+            elif score is None:
+                logger.warning(f'save_best={key!r}: {metrics[key]!r} is no finite number, so it is not the best')
+            elif self.is_better_than[key](score, self._scores.get(key, self.init_value_map[rule])):
+                better[key] = score
         return better
 
     def _settle(self, runner: Runner, wait: bool = False, then: Callable[[], None] | None = None) -> None:
@@ -264,11 +331,11 @@ class SafeCheckpointHook(CheckpointHook):
         problems, fatal = [], None
         if self._writer is not None:
             for result in self._writer.results(wait):
-                self._lost = not isinstance(result, str)
-                if isinstance(result, str):
-                    runner.logger.info(result)
+                self._lost = self._lost and not result.saved if isinstance(result, Done) else True
+                if isinstance(result, Done):
+                    result.tell(runner.logger)
                 elif isinstance(result, OSError | ValueError):
-                    problems.append(_said(result))
+                    problems.append(said(result))
                 else:
                     fatal = f'{type(result).__name__}: {result}'
             try:
@@ -276,7 +343,7 @@ class SafeCheckpointHook(CheckpointHook):
                     then()
             except OSError as error:
                 self._lost = True
-                problems.append(_said(error))
+                problems.append(said(error))
             except Exception as error:  # the other ranks must not wait for this one
                 fatal = f'{type(error).__name__}: {error}' if not isinstance(error, ValueError) else str(error)
         busy = self._writer is not None and self._writer.busy
@@ -292,7 +359,19 @@ class SafeCheckpointHook(CheckpointHook):
             text = f'a checkpoint was NOT saved: {problem}; older ones in {self._folder} are as they were'
             if self.on_error == 'stop':
                 raise SaveFailed(f"{text}; make room or correct the folder, then resume (on_error='stop')")
-            runner.logger.log(logging.WARNING, f'{text}; the run goes on')
+            # MMEngine logs a warning of the same words once: a disk that stays full must be heard of each time
+            runner.logger.log(logging.WARNING, f'{text}; the run goes on (iteration {runner.iter})')
+
+
+@contextlib.contextmanager
+def saving_to_the_end(runner: Runner) -> Iterator[None]:
+    """Around `runner.train()`: a checkpoint that is being written when an error ends the run is written to its end."""
+    try:
+        yield
+    finally:
+        for hook in runner.hooks:
+            if isinstance(hook, SafeCheckpointHook):
+                hook.finish(runner)
 
 
 def capture(runner: Runner) -> dict[str, Any]:
@@ -300,11 +379,6 @@ def capture(runner: Runner) -> dict[str, Any]:
     from backbones.training import run_state
 
     return run_state.capture(runner)
-
-
-def checkpoint_folder(work_dir: str | Path, out_dir: str | Path | None = None) -> Path:
-    """Where the checkpoints of a run are: its work folder, or a folder of that name in `out_dir`."""
-    return Path(out_dir) / Path(work_dir).name if out_dir else Path(work_dir)
 
 
 def _name(unit: str, count: int) -> str:
@@ -316,24 +390,3 @@ def _from_rank_0(value: Any) -> Any:
     held = [value]
     broadcast_object_list(held)
     return held[0]
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f'{error.strerror}{f" ({error.filename})" if error.filename else ""}'
-    return str(error)
-
-
-def _meta(runner: Runner, epoch: int, iteration: int) -> dict[str, Any]:
-    """What an exported file says about itself; no config text, which readers of such files would execute."""
-    dataset = runner.train_loop.dataloader.dataset
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return dict(
-        epoch=epoch,
-        iter=iteration,
-        seed=runner.seed,
-        experiment_name=runner.experiment_name,
-        model=type(model).__name__,
-        mmengine_version=mmengine.__version__,
-        dataset_meta=plain_meta(getattr(dataset, 'metainfo', None) or {}),
-    )

@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from backbones.files import write_bytes
 from backbones.registry import HOOKS
 from backbones.training.agreement import Later, agree, flag_device, world_size
-from backbones.training.exits import SAVED, RunEnded, forget_exit, note_exit
+from backbones.training.exits import SAVED, RunEnded, forget_exit, note_exit, process_ends_with_run
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -33,7 +33,8 @@ class PreemptionHook(Hook):
     One rank that got the signal is enough. Each step costs one collective of one number where there are several ranks;
     on a GPU the host reads it a step later, hence one more step is done. A validation ends with its next batch.
 
-    A second signal changes nothing; the third one, and any after the save, act as if this hook were not there.
+    A second signal changes nothing; the third one acts as if this hook were not there. After the save, our tools leave
+    with 85 whatever comes; in other programs, which may go on after the run, signals act as before it.
     """
 
     priority = 'LOWEST'  # after schedulers, averages and regular checkpoints of the same step
@@ -49,6 +50,10 @@ class PreemptionHook(Hook):
         """Take over the signals."""
         self.received, self._count, self._votes, self._pid = None, 0, [], os.getpid()
         try:
+            for number in SIGNALS:  # an earlier run of this process that an error ended has left its handlers
+                holder = getattr(signal.getsignal(number), '__self__', None)
+                if isinstance(holder, PreemptionHook):
+                    holder.release()
             self._old = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # not in the main thread
             runner.logger.warning('PreemptionHook: signals only reach the main thread; this run will not heed them')
@@ -127,6 +132,8 @@ class PreemptionHook(Hook):
         reason = f'{names[0]} {when}'
         # Gathering is also the barrier: no rank leaves, and makes the launcher end the others, before all is written.
         if all_gather_object(save(runner, reason, validating))[0]:
+            if process_ends_with_run():
+                self._ignore()
             code, message = SAVED, f'{reason}: everything is saved; exit code {SAVED}, go on with --resume'
         else:
             code = 128 + signal.Signals[names[0]]
@@ -136,6 +143,18 @@ class PreemptionHook(Hook):
             note_exit(runner.work_dir, code, message)
         self.release()
         raise PreemptedError(code, message)
+
+    def _ignore(self) -> None:
+        """Heed no signal any more, where only the end of the process is left.
+
+        Leaving takes seconds (workers, process group, interpreter), and Slurm and torchrun send SIGTERM once more: by
+        the old handlers it would turn the 85, which says that all is saved, into 143. Only a tool of ours is known to
+        end with its run: a notebook, which catches the error, must keep its Ctrl-C. The system itself ignores them,
+        as handlers written in Python go while the interpreter ends.
+        """
+        for number in self._old:
+            signal.signal(number, signal.SIG_IGN)
+        self._old = {}
 
 
 def save(runner: Runner, reason: str, validating: bool = False) -> bool:

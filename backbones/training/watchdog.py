@@ -49,7 +49,7 @@ class WatchdogHook(Hook):
 
     priority = 'VERY_HIGH'  # an iteration that hangs in another hook has begun
 
-    def __init__(self, timeout_s: float = 600, end: Callable[[int], Any] = os._exit) -> None:
+    def __init__(self, timeout_s: float = 1800, end: Callable[[int], Any] = os._exit) -> None:
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0:
             raise ValueError(f'WatchdogHook: timeout_s={timeout_s!r}; give seconds, more than 0')
         self.timeout_s, self._exit = timeout_s, end
@@ -199,16 +199,17 @@ def watched(runner: Runner) -> Iterator[None]:
     """Around `runner.train()`: a dead worker becomes a WorkerDiedError, and the watchdog ends with the run.
 
     Raises:
-        WorkerDiedError: in place of PyTorch's RuntimeError.
+        WorkerDiedError: in place of PyTorch's RuntimeError, or of the error of a socket that the worker left open.
     """
     hooks = [hook for hook in runner.hooks if isinstance(hook, WatchdogHook)]
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         text = next((text for hook in hooks if (text := hook.explain(error))), None)
         if text is None:
             raise
-        message = f'{text}; the run ends with exit code {WORKER_DIED}'
+        rank = f'rank {runner.rank}: ' if world_size() > 1 else ''
+        message = f'{rank}{text}; the run ends with exit code {WORKER_DIED}'
         note_exit(runner.work_dir, WORKER_DIED, message)
         if os.environ.get('MMBACKBONES_TRACEBACK') == '1':
             raise

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
 import struct
 import tempfile
+import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +29,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 SLOT = struct.Struct('<qqqd')  # pid, working on a sample, its index, since when (monotonic)
 PID = re.compile(r'DataLoader worker \(pid(?:\(s\))?:? ?([\d, ]+)\)')
 KILLED = re.compile(r'DataLoader worker \(pid.*?\) (is killed by signal: (?P<signal>[^.]+)|exited unexpectedly)')
+LOADER = 'torch/utils/data/dataloader.py'
+DYING_SECONDS = 2  # between the closed socket of a worker and its death
 STATES = dict(
     R='running', S='sleeping', D='waiting for a disk', T='stopped by a signal', t='traced', Z='dead', X='dead')
 
@@ -155,19 +161,72 @@ def sample_file(dataset: Any, index: int) -> str:
 
 
 def explain_worker_death(error: BaseException | str, notes: list[WorkerNotes]) -> str | None:
-    """One sentence for PyTorch's message about a worker that died; None for any other error."""
+    """One sentence for an error that the death of a worker caused; None for any other error.
+
+    PyTorch's own message names the worker. Where the kill fell while a batch was being received, the error is whatever
+    the broken socket gives (EOFError, ConnectionResetError, FileNotFoundError, ...): then the exit codes decide.
+    """
     chain = list(_chain(error)) if isinstance(error, BaseException) else [error]
     texts = [str(item) for item in chain]
-    found = next((match for text in texts if (match := KILLED.search(text))), None)
-    if found is None:
-        return None
+    ends = _ended_workers(chain)
     pids = [int(pid) for text in texts for group in PID.findall(text) for pid in re.findall(r'\d+', group)]
+    if not any(KILLED.search(text) for text in texts):
+        if not ends:
+            return None
+        pids = list(ends)
     cause = next((match['signal'] for text in texts if (match := KILLED.search(text)) and match['signal']), None)
-    ended = f'was killed by signal: {_signal_name(cause)}' if cause else 'ended without an error'
+    cause = cause or next((signal.strsignal(-code) for code in ends.values() if code < 0), None)
+    code = next(iter(ends.values()), 0)
+    ended = f'was killed by signal: {_signal_name(cause)}' if cause else (
+        f'ended with exit code {code}' if code > 0 else 'ended without an error')
     known = [(one, note) for one in notes for note in one.read() if note.pid in pids]
     if not known:
         return f'data-loader worker (pid {", ".join(map(str, pids))}) {ended}; what it was loading is not known'
     return '; '.join(_death(one, note, ended) for one, note in known) + _remedy(cause)
+
+
+def _ended_workers(chain: list[Any]) -> dict[int, int]:
+    """Exit codes by process of the workers that failed, of the loader that the errors come from.
+
+    A dying process closes its sockets before its parent can see that it is dead: hence a short wait.
+    """
+    workers = _workers(chain)
+    texts = [str(item) for item in chain]
+    if any(text.startswith('Caught ') and 'in DataLoader worker process' in text for text in texts):
+        return {}  # a worker that tells of an error lives
+    with _deaths_not_heard():
+        living = [worker.sentinel for worker in workers if worker.exitcode is None]
+        if living and not any(worker.exitcode for worker in workers):
+            for sentinel in multiprocessing.connection.wait(living, DYING_SECONDS):
+                next(worker for worker in workers if worker.sentinel == sentinel).join(DYING_SECONDS)
+        return {worker.pid: worker.exitcode for worker in workers if worker.exitcode}
+
+
+def _workers(chain: list[Any]) -> list[multiprocessing.Process]:
+    """The workers of the loader through whose iterator an error came."""
+    for error in chain:
+        for frame, _ in traceback.walk_tb(getattr(error, '__traceback__', None)):
+            iterator = frame.f_locals.get('self')
+            if LOADER in frame.f_code.co_filename and getattr(iterator, '_workers', None):
+                return list(iterator._workers)
+    return []
+
+
+@contextlib.contextmanager
+def _deaths_not_heard() -> Iterator[None]:
+    """For a while, let PyTorch's handler of SIGCHLD not raise wherever the main thread is: it would be here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGCHLD, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+        if heard and callable(handler):  # it raises once for each loader: better here than while the process ends
+            with contextlib.suppress(RuntimeError):
+                handler(heard[0], None)
 
 
 def _death(notes: WorkerNotes, note: Note, ended: str) -> str:

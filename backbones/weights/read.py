@@ -82,8 +82,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
         ValueError: for a file that is missing, damaged, of another type, or wants to execute something; one
             sentence with the file, the finding and the remedy.
     """
-    path = Path(path).expanduser()
-    return peel(read_file(path), str(path))
+    return peel(read_file(path), str(Path(path).expanduser()))
 
 
 def read_file(path: str | os.PathLike) -> Any:
@@ -152,8 +151,9 @@ def _beginning(path: Path) -> tuple[int, bytes]:
         OSError: if it may not be read.
     """
     if path.is_dir():
-        inside = sorted(name for name in os.listdir(path) if name.endswith(SUFFIXES))
-        advice = f'give one of the files in it: {", ".join(inside[:8])}' if inside else 'there is no checkpoint in it'
+        names = [name for name in os.listdir(path) if name != 'state.safetensors']  # of an optimiser: no weights
+        inside = sorted(name for name in names if name.endswith(SUFFIXES) or is_checkpoint(path / name))
+        advice = f'give one of those in it: {", ".join(inside[:8])}' if inside else 'there is no checkpoint in it'
         raise ValueError(f'checkpoint {path} is a folder; {advice}')
     if not path.is_file():
         place = f'there is no folder {path.parent}' if not path.parent.is_dir() else 'there is no such file'

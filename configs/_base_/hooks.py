@@ -11,4 +11,5 @@ default_hooks = dict(
     non_finite=dict(type='backbones.NonFiniteHook', policy='skip', patience=10),
     watchdog=dict(type='backbones.WatchdogHook', timeout_s=1800),
     preemption=dict(type='backbones.PreemptionHook'),
-    bad_samples=dict(type='backbones.BadSamplesHook'))
+    bad_samples=dict(type='backbones.BadSamplesHook'),
+    history=dict(type='backbones.HistoryHook', length=1000))

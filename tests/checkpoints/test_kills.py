@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,11 @@ def test_a_kill_between_two_steps_leaves_a_whole_checkpoint(tmp_path: Path, spec
 
 
 @pytest.mark.soak
-def test_200_kills_at_random_bytes_leave_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_200_kills_at_random_bytes_leave_a_whole_checkpoint(tmp_path: Path, figure: Callable) -> None:
     draw = random.Random(0)
     for number in range(200):
         die_and_look(tmp_path / str(number), f'kill@save:{draw.random():.4f}')
+        figure('kills', survived=1)
 
 
 def test_at_every_step_of_five_saves_a_whole_checkpoint_is_there(tmp_path: Path) -> None:

@@ -89,6 +89,34 @@ def test_the_best_scores_survive_and_a_damaged_file_is_named(tmp_path: Path) -> 
             read_best(tmp_path)
 
 
+@pytest.mark.parametrize('score', ['NaN', 'Infinity', '-Infinity', '"0.5"', 'true', 'null', '1e999'])
+def test_a_best_score_that_is_no_finite_number_is_damage(tmp_path: Path, score: str) -> None:
+    (tmp_path / 'best.json').write_text(f'{{"mAP": {{"score": {score}, "checkpoint": "iter_000001"}}}}')
+    with pytest.raises(ValueError, match=r'best\.json is damaged'):
+        read_best(tmp_path)
+
+
+def test_a_link_is_named_and_not_followed(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    (tmp_path / 'iter_000012').symlink_to(publish(tmp_path / 'elsewhere', 12))
+    found = newest_valid(tmp_path)
+    assert found.path.name == 'iter_000001'
+    assert found.problems == [
+        f'{tmp_path}/iter_000012 is a link, which is not followed; give it by --resume {tmp_path}/iter_000012']
+
+
+def test_one_that_a_check_of_the_caller_refuses_is_passed_over(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        publish(tmp_path, seed, keep=0)
+
+    def check(path: Path) -> None:
+        if path.name == 'iter_000002':
+            raise ValueError('not this one')
+
+    found = newest_valid(tmp_path, check)
+    assert found.path.name == 'iter_000001' and found.problems[0] == 'not this one'
+
+
 def test_what_dead_processes_left_is_deleted_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
     host, _, start = owner().rsplit('-', 2)
     mine, dead = f'.tmp-iter_000001-{owner()}', f'.tmp-iter_000002-{host}-{os.getpid()}-{int(start) - 1}'

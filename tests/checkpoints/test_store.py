@@ -9,6 +9,7 @@ import pickle
 import random
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_name_that_could_not_be_found_again_is_refused(tmp_path: Path, name: s
         write_checkpoint(tmp_path, name, small_tree())
 
 
-def test_every_one_of_1000_flipped_bits_is_found(tmp_path: Path) -> None:
+def test_every_one_of_1000_flipped_bits_is_found(tmp_path: Path, figure: Callable) -> None:
     path = write_checkpoint(tmp_path, 'iter_1', small_tree(size=8))
     files = {file: file.read_bytes() for file in sorted(path.iterdir())}
     draw = random.Random(0)
@@ -83,11 +84,12 @@ def test_every_one_of_1000_flipped_bits_is_found(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(ValueError, match=file.name.replace('.', r'\.')):
             read_checkpoint(path)
+        figure('bit_flips', found=1)
         file.write_bytes(files[file])
     read_checkpoint(path)
 
 
-def test_every_one_of_100_truncations_is_found(tmp_path: Path) -> None:
+def test_every_one_of_100_truncations_is_found(tmp_path: Path, figure: Callable) -> None:
     path = write_checkpoint(tmp_path, 'iter_1', small_tree(size=8))
     files = {file: file.read_bytes() for file in sorted(path.iterdir())}
     draw = random.Random(0)
@@ -98,6 +100,7 @@ def test_every_one_of_100_truncations_is_found(tmp_path: Path) -> None:
             verify_checkpoint(path)
         with pytest.raises(ValueError, match=file.name.replace('.', r'\.')):
             read_checkpoint(path)
+        figure('truncations', found=1)
         file.write_bytes(files[file])
 
 

@@ -101,6 +101,37 @@ def test_a_data_set_without_any_readable_sample_is_an_error(record):
         skipping(record, *range(10), max_bad_samples=99)[0]
 
 
+def test_all_samples_are_on_record_where_none_can_be_read(record):
+    with pytest.raises(TooManyBadSamplesError, match=f'listed in {record}'):
+        skipping(record, *range(10), max_bad_samples=99)[3]
+    events = read_bad_samples(record)
+    assert sorted(event['index'] for event in events) == list(range(10))
+    assert {event['replaced_by'] for event in events} == {None}
+
+
+@pytest.mark.parametrize('place', ['file/bad.jsonl', 'folder', '/proc/nowhere/bad.jsonl'])
+def test_a_record_that_cannot_be_written_is_refused_at_the_start(tmp_path, place):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(ValueError, match=r'bad_samples_file=.* cannot be written: .*give a file in a folder'):
+        skipping(tmp_path / place, 3)
+
+
+def test_a_record_of_an_earlier_part_of_the_run_stays_as_it_is(record):
+    append_line(record, dict(file='a'))
+    before = record.read_bytes()
+    skipping(record, 3)
+    assert record.read_bytes() == before
+
+
+def test_a_record_that_cannot_be_written_later_names_the_bad_picture(record):
+    dataset = skipping(record, 3)
+    record.mkdir()
+    dataset._check_budget = lambda *args: None  # which reads it
+    with pytest.raises(ValueError, match=r'bad_samples_file=.* cannot be written: .*picture 3\.jpg is cut off'):
+        dataset[3]
+
+
 def test_evaluation_never_skips(record):
     with pytest.raises(ValueError, match='is for training only'):
         skipping(record, 3, test_mode=True)
@@ -209,6 +240,24 @@ def test_a_coco_data_set_skips_an_unreadable_picture(coco, record):
     with pytest.raises(BadSampleError, match=r'1\.jpg cannot be decoded'):
         coco()[1]
     dataset = coco(on_bad_sample='skip', bad_samples_file=str(record))
+    assert dataset[1]['img_id'] == 2 and read_bad_samples(record)[0]['file'].endswith('1.jpg')
+
+
+THIN = [COCO[0], dict(type='mmdet.Resize', scale=(160, 100), keep_ratio=True)]
+
+
+@pytest.mark.parametrize('size', [(5000, 1), (1, 5000), (2000, 3)])
+def test_a_picture_too_thin_for_the_pipeline_is_named(coco, tmp_path, record, size):
+    Image.new('RGB', size).save(tmp_path / '1.jpg')
+    content = json.loads((tmp_path / 'a.json').read_text())
+    content['images'][1].update(width=size[0], height=size[1])
+    content['annotations'][1].update(bbox=[0, 0, *size], segmentation=[[0, 0, size[0], 0, *size]])
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    for test_mode in (False, True):
+        with pytest.raises(BadSampleError, match=r'1\.jpg cannot be processed by the pipeline: OpenCV.*few') as info:
+            coco(pipeline=THIN, test_mode=test_mode)[1]
+        assert info.value.path == str(tmp_path / '1.jpg') and '\n' not in str(info.value)
+    dataset = coco(pipeline=THIN, on_bad_sample='skip', bad_samples_file=str(record))
     assert dataset[1]['img_id'] == 2 and read_bad_samples(record)[0]['file'].endswith('1.jpg')
 
 

@@ -1,4 +1,4 @@
-"""Sixty ways to break a COCO file, each with its outcome: no crash, no hang, no mask of anything but 0 and 1.
+"""Eighty ways to break a COCO file, each with its outcome: no crash, no hang, no mask of anything but 0 and 1.
 
 Every case runs in a process of its own with a limit of 5 seconds: pycocotools dies of some of them.
 """
@@ -79,6 +79,16 @@ def orphan(file: dict) -> None:
     file['annotations'][0]['image_id'] = 99
 
 
+def all_orphans(file: dict) -> None:
+    for entry in file['annotations']:
+        entry['image_id'] += 98
+
+
+def quoted(file: dict) -> None:
+    for entry in file['images']:
+        entry['id'] = str(entry['id'])
+
+
 def twice(kind: str) -> Callable[[dict], None]:
     return lambda file: file[kind].append(dict(file[kind][0]))
 
@@ -143,6 +153,22 @@ CASES = {
     'crowd of words': (first(iscrowd='no'), 'iscrowd .no.; it must be 0 or 1', None),
     'unknown class': (first(category_id=7), 'category_id 7, which is not', None),
     'unknown image': (orphan, 1, 1),
+    'all images unknown': (all_orphans, 'none of the 3 annotations .* belongs to a picture', None),
+    'image ids in quotes': (quoted, r"image_id are 1, 2 while 'images' has the ids '1', '2'", None),
+    'ignored': (first(ignore=1), 1, 2),
+    'not ignored': (first(ignore=0), 2, 2),
+    'ignored by a word': (first(ignore='no'), "ignore 'no'; it must be 0 or 1", None),
+    'ignored twice': (first(ignore=2), 'ignore 2; it must be 0 or 1', None),
+    'polygon of one point': (polygon(10, 10, 10, 10, 10, 10), 1, 2),
+    'polygon there and back': (polygon(10, 10, 30, 20, 10, 10), 1, 2),
+    'polygon on a line of broken numbers': (polygon(0.1, 0.1, 10.2, 20.3, 20.3, 40.5), 1, 2),
+    'polygon that begins on a line': (polygon(1, 2, 5, 2, 11, 2, 11, 12), 2, 2),
+    'polygon whose first points are one': (polygon(1, 2, 1, 2, 1, 2, 11, 2, 11, 12), 2, 2),
+    'polygon that crosses itself': (polygon(10, 10, 30, 30, 30, 10, 10, 30), 2, 2),
+    'a flat polygon beside a good one': (first(segmentation=[[1, 2, 5, 2, 11, 2], list(SQUARE)]), 2, 2),
+    'runs of background only': (rle([H * W]), 1, 2),
+    'many runs of background only': (rle([100, 0, H * W - 100, 0]), 1, 2),
+    'string of background only': (rle(runs(np.zeros((H, W), np.uint8))), 1, 2),
     'width of words': (image(width='50'), 'must be whole numbers of 1', None),
     'width of 0': (image(width=0), 'must be whole numbers of 1', None),
     'file name that is none': (image(file_name=None), 'it must be a name', None),
@@ -237,6 +263,33 @@ def test_what_is_no_annotation_file_is_refused(tmp_path, text):
     check(in_process(lambda: score(str(tmp_path / 'a.json'))), 'not readable as JSON|no COCO file', 'a.json')
 
 
+@pytest.mark.parametrize('old, new', [
+    ('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1'), ('"categories"', '"images": [], "categories"')])
+def test_a_key_that_is_there_twice_is_an_error(tmp_path, old, new):
+    (tmp_path / 'a.json').write_text(json.dumps(content()).replace(old, new, 1))
+    key = old.split('"')[1] if 'iscrowd' in old else 'images'
+    check(in_process(lambda: score(str(tmp_path / 'a.json'))), f"an object that holds '{key}' twice", 'a.json')
+
+
+SAID = {
+    'ignored': "1 annotations are left out: they have ignore 1, which COCO's score does not look at; ids 1",
+    'polygon of one point': '1 annotations have no mask, or none with a pixel',
+    'string of background only': '1 annotations have no mask, or none with a pixel',
+    'a flat polygon beside a good one': 'half a point or no area, which are left out; ids 1',
+}
+
+
+@pytest.mark.parametrize('name', SAID)
+def test_what_does_not_count_is_said(tmp_path, name):
+    for number in (1, 2):
+        Image.new('RGB', (W, H)).save(tmp_path / f'{number}.png')
+    broken = content()
+    CASES[name][0](broken)
+    (tmp_path / 'a.json').write_text(json.dumps(broken))
+    fine, notices = in_process(lambda: said(tmp_path, 'a.json', ''))
+    assert fine and len(notices) == 1 and SAID[name] in notices[0]
+
+
 DEFECTS = {  # of the shared cases: what training says, or None where it counts and goes on
     'coco_bbox_outside_partly': None,
     'coco_dangling_image_id': None,
@@ -259,8 +312,8 @@ REPORTED = {
     'coco_bbox_outside_partly': 'reaches more than a pixel beyond',
     'coco_dangling_image_id': 'no picture of their image_id',
     'coco_negative_width': 'less than a pixel',
-    'coco_polygon_four_numbers': 'have no mask, or none of three points',
-    'coco_segmentation_partly_missing': 'have no mask, or none of three points',
+    'coco_polygon_four_numbers': 'have no mask, or none with a pixel',
+    'coco_segmentation_partly_missing': 'have no mask, or none with a pixel',
     'coco_zero_area_box': 'less than a pixel',
 }
 
@@ -289,11 +342,11 @@ def test_a_shared_case_has_its_verdict(case):
         assert (verdict == 'Defect') == (case in REPORTED) or case == 'coco_category_misspelt'  # the splits disagree
 
 
-def said(root: Path, ann_file: str) -> list[str]:
+def said(root: Path, ann_file: str, images: str = 'train2017') -> list[str]:
     """The warnings of loading."""
     from backbones.data import coco
 
     notices: list[str] = []
     coco.print_log = lambda text, logger, level: notices.append(text)  # in the forked process only
-    CocoDataset(data_root=str(root), ann_file=ann_file, data_prefix=dict(img='train2017'), pipeline=[])
+    CocoDataset(data_root=str(root), ann_file=ann_file, data_prefix=dict(img=images), pipeline=[])
     return notices

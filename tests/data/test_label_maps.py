@@ -126,6 +126,28 @@ def test_a_file_that_is_no_picture_is_refused(root):
         load(root)[0]
 
 
+@pytest.mark.parametrize('cut', range(1, 40))
+def test_a_cut_label_map_is_refused_unless_its_end_marker_only_is_missing(root, cut, caplog):
+    path = save_labels(root, np.random.default_rng(0).integers(0, 4, (2, 3), dtype=np.uint8))
+    whole = load(root)[0]['gt_seg_map'].tolist()
+    path.write_bytes(path.read_bytes()[:-cut])
+    if cut <= 12:
+        assert load(root)[0]['gt_seg_map'].tolist() == whole
+    else:
+        with pytest.raises(ValueError, match=f'{path} cannot be read: .*cut off'):
+            load(root)[0]
+
+
+def test_a_label_map_without_end_marker_is_told_of(root, monkeypatch):
+    path, told = save_labels(root, LABELS), []
+    monkeypatch.setattr('backbones.data.label_maps.notice_end', told.append)
+    load(root)[0]
+    assert told == []
+    path.write_bytes(path.read_bytes()[:-3])
+    load(root)[0]
+    assert told == [str(path)]
+
+
 def test_labels_of_another_size_than_the_picture_are_refused(root):
     path = save_labels(root, np.ones((4, 6), np.uint8))
     with pytest.raises(ValueError, match=f'{path} is 6x4 .* is 3x2'):
@@ -201,6 +223,36 @@ def test_without_a_list_the_classes_must_be_given(root):
 def test_a_missing_data_root_is_named_before_the_class_list(root):
     with pytest.raises(ValueError, match=r"folder .*/nowhere does not exist \(data_root=.*data/README.md"):
         load(root / 'nowhere')
+
+
+@pytest.mark.parametrize('content', [b'stra\xdfe\nsky\ntree\n', b'\x80\x04K\x01.'], ids=['latin', 'pickle'])
+def test_a_list_of_classes_that_is_no_text_is_named(root, content):
+    (root / 'classes.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=r'classes\.txt is no text in UTF-8: .*save it as UTF-8'):
+        load(root)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_class(root):
+    (root / 'classes.txt').write_text('road\nsky\ntree\n', encoding='utf-8-sig')
+    assert load(root).metainfo['classes'] == ('road', 'sky', 'tree')
+
+
+@pytest.mark.parametrize('link, target', [('back', '.'), ('deep/back', '..')])
+def test_a_folder_that_links_to_itself_is_walked_once(root, link, target):
+    for folder in ('images/training', 'annotations/training'):
+        (root / folder / 'deep').mkdir()
+        (root / folder / link).symlink_to(target)
+    assert len(load(root)) == 2
+    assert len(load(root, data_prefix=dict(img_path='images/training/', seg_map_path='annotations/training/'))) == 2
+
+
+def test_a_linked_folder_of_more_pictures_is_walked(root):
+    for folder in ('images', 'annotations'):
+        (root / f'{folder}/training').rename(root / f'{folder}/one')
+        (root / f'{folder}/training').mkdir()
+        for link in ('x', 'y'):  # the same pictures twice, as someone wished
+            (root / f'{folder}/training/{link}').symlink_to('../one')
+    assert len(load(root)) == 4
 
 
 def test_ade20k_knows_its_150_classes_and_colours(root):

@@ -147,6 +147,11 @@ TYPOS = [
     ),
     (DETECTOR, {'randomness.sead': 1}, r"randomness\.sead=1: MMEngine's set_randomness.*'seed'"),
     (DETECTOR, {'env_cfg.cudnn_bench': True}, r"env_cfg\.cudnn_bench=True: MMEngine's Runner.*'cudnn_benchmark'"),
+    (
+        DETECTOR,
+        {'default_hooks.watchdog': False},
+        r'default_hooks\.watchdog=False is no hook; give dict\(\.\.\.\); None leaves it out',
+    ),
     (DETECTOR, {'default_hooks.chekpoint': dict(type='CheckpointHook')}, r"chekpoint is none .*mean 'checkpoint'\?"),
     (DETECTOR, {'tta_model.tta_config': {}}, r"tta_model\.tta_config=\{\}: InstanceTTAModel.*'tta_cfg'"),
     (DETECTOR, {'default_scope': 'mmdett'}, r"default_scope='mmdett' is no installed package.*give mmdet or mmseg"),

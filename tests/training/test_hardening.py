@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 
 from backbones.config import load_config
 from backbones.training import hardening
-from backbones.training.hardening import harden_reading, harden_run
+from backbones.training.hardening import harden_reading, harden_run, name_parts
 
 LEAVES = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if not path.parent.name.startswith('_'))
 
@@ -44,6 +44,7 @@ def test_a_config_of_another_project_gets_every_part_with_its_own_arguments() ->
     assert cfg.train_dataloader.batch_sampler.type == 'backbones.AspectRatioBatchSampler'
     for data in (cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset):
         assert data.pipeline[0] == dict(type='backbones.LoadImageFromFile', backend_args=None)
+    assert cfg.train_dataloader.dataset.dataset.type == 'backbones.CocoDataset'
     assert cfg.val_evaluator.type == 'backbones.IoUMetric'
     assert line.startswith('replaced: EpochBasedTrainLoop by backbones.EpochBasedTrainLoop, DefaultSampler by ')
     assert 'CheckpointHook by backbones.SafeCheckpointHook' in line and 'IoUMetric by backbones.IoUMetric' in line
@@ -71,6 +72,7 @@ def test_a_part_that_stands_among_the_custom_hooks_is_not_added_again() -> None:
 
 def test_an_option_of_a_part_that_the_config_does_not_name_reaches_it() -> None:
     cfg = config(default_hooks=dict(watchdog=dict(timeout_s=7)))
+    name_parts(cfg)
     harden_run(cfg)
     assert cfg.default_hooks.watchdog == dict(type='backbones.WatchdogHook', timeout_s=7)
 
@@ -115,6 +117,25 @@ def test_arguments_that_mean_what_ours_does_anyway_go() -> None:
     assert cfg.test_dataloader.dataset.pipeline == [dict(type='backbones.LoadImageFromFile', to_float32=True)]
 
 
+def test_boxes_are_scored_by_the_checking_metric_too() -> None:
+    cfg = Config(dict(test_evaluator=[dict(type='mmdet.CocoMetric', metric='bbox'), dict(type='DumpResults')]))
+    assert harden_reading(cfg, ('test',)) == ['mmdet.CocoMetric by backbones.CocoMetric']
+
+
+def test_a_data_set_whose_annotations_nobody_checks_is_named_once() -> None:
+    part = dict(type='CityscapesDataset', data_prefix=dict(img_path='a'))
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[part, part]))))
+    (line,) = hardening.unchecked_data(cfg, ('train', 'val'))
+    assert line.startswith('annotations of CityscapesDataset are not checked')
+
+
+def test_proposals_from_a_file_that_could_run_code_are_refused() -> None:
+    cfg = config()
+    cfg.train_dataloader.dataset.dataset.proposal_file = 'proposals.pkl'
+    with pytest.raises(ValueError, match=r"train_dataloader: proposal_file='proposals\.pkl' would be read by a loader"):
+        harden_run(cfg)
+
+
 def test_samples_that_are_skipped_are_written_down_in_the_work_folder() -> None:
     cfg = config()
     cfg.train_dataloader.dataset.dataset.on_bad_sample = 'skip'
@@ -133,3 +154,24 @@ def test_the_recipes_name_every_part_themselves() -> None:
 def test_in_a_recipe_only_the_loader_of_the_test_pipeline_is_replaced(leaf: Path) -> None:
     lines = harden_run(load_config(leaf))
     assert lines == ['replaced: LoadImageFromFile by backbones.LoadImageFromFile']
+
+
+@pytest.mark.parametrize('second', ['backbones.SafeCheckpointHook', 'CheckpointHook'])
+def test_two_hooks_that_would_delete_each_others_checkpoints_are_refused(second: str) -> None:
+    cfg = config(custom_hooks=[dict(type=second, interval=1)])
+    with pytest.raises(ValueError, match='2 hooks save checkpoints into the same folder'):
+        harden_run(cfg)
+    cfg.custom_hooks[0].out_dir = 'elsewhere'
+    harden_run(cfg)
+
+
+def test_the_file_of_logged_numbers_is_one_that_survives_a_full_disk() -> None:
+    cfg = config(visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    harden_run(cfg)
+    assert cfg.visualizer.vis_backends[0].type == 'backbones.LocalVisBackend'
+
+
+def test_what_is_left_out_is_said_and_a_part_that_is_none_is_refused() -> None:
+    assert 'left out: watchdog' in harden_run(config(default_hooks=dict(watchdog=None)))
+    with pytest.raises(ValueError, match=r'wachdog=None: there is no such part .* did you mean watchdog'):
+        harden_run(config(default_hooks=dict(wachdog=None)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import logging
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import BaseLoop
 from torch import nn
 
 from backbones.convnext import ConvNeXt
 from backbones.training import hooks
-from backbones.training.hooks import ChannelsLastHook, MetricsFileHook, PretrainedWeightsHook
+from backbones.training.hooks import ChannelsLastHook, HistoryHook, MetricsFileHook, PretrainedWeightsHook
 
 
 @pytest.fixture
@@ -38,6 +41,32 @@ def test_metrics_of_another_run_are_kept_and_ones_own_replaced(tested: SimpleNam
     assert {path.name for path in tmp_path.iterdir()} == {'metrics.json', 'metrics.1.json'}
     assert json.loads((tmp_path / 'metrics.1.json').read_text()) == {'train_seconds': 9}
     assert json.loads((tmp_path / 'metrics.json').read_text())['metrics'] == {'mIoU': 0.2}
+
+
+@pytest.mark.parametrize('trains', [True, False])
+def test_metrics_that_cannot_be_written_end_a_test_and_not_a_training(
+    trains: bool, tested: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(hooks, 'write_json', full)
+    if trains:
+        tested._train_loop = object.__new__(BaseLoop.__subclasses__()[0])
+        tested.iter, tested.epoch, tested.message_hub = 3, 0, SimpleNamespace(runtime_info={})
+        MetricsFileHook().after_test_epoch(tested, dict(mIoU=0.1))
+        assert 'could not be written (No space left on device); the run goes on' in caplog.text
+    else:
+        with pytest.raises(OSError, match='No space left'):
+            MetricsFileHook().after_test_epoch(tested, dict(mIoU=0.1))
+
+
+def test_a_run_that_goes_on_replaces_its_own_metrics(tested: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / 'metrics.json').write_text('{}')
+    hook, tested.iter = MetricsFileHook(), 5
+    hook.before_train(tested)
+    hook.after_test_epoch(tested, dict(mIoU=0.1))
+    assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
 
 
 def test_metrics_name_the_checkpoint_they_belong_to(tested: SimpleNamespace, tmp_path: Path) -> None:
@@ -134,3 +163,17 @@ def test_a_checkpoint_that_was_named_and_never_loaded_stops_the_run(as_list: boo
     model.backbone = ConvNeXt(dict(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)), init_cfg=[cfg] if as_list else cfg)
     with pytest.raises(ValueError, match=r'backbone\.init_cfg names a checkpoint that was never loaded'):
         PretrainedWeightsHook().before_train(SimpleNamespace(model=model))
+
+
+@pytest.mark.parametrize(('custom', 'kept'), [([], 3), ([dict(data_src='loss', window_size='global')], 5)])
+def test_logged_numbers_are_forgotten_unless_the_log_wants_them_all(custom: list, kept: int) -> None:
+    hub = MessageHub(f'history {kept}')
+    runner = SimpleNamespace(message_hub=hub, log_processor=SimpleNamespace(custom_cfg=custom), iter=0)
+    for value in range(5):
+        hub.update_scalar('train/loss', value)
+        hub.update_scalar('val/time', value)
+        HistoryHook(length=3).after_train_iter(runner, 0)
+    assert hub.get_scalar('train/loss').data[0].tolist() == list(range(5))[-kept:]
+    assert len(hub.get_scalar('val/time').data[0]) == 5
+    with pytest.raises(ValueError, match='length=0; give a number of values'):
+        HistoryHook(length=0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
+from guard_helpers import train_line
 
 from backbones.checkpoints import faults
 from backbones.training import inject
 from backbones.training.inject import Fault
+from backbones.training.inject_run import InjectHook, set_faults
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +61,22 @@ def test_a_number_chooses_one_save() -> None:
         faults.reach('save', 0.0, step)
     with pytest.raises(OSError):
         faults.reach('save', 0.0, 'fsync')
+
+
+def log_of(folder: Path) -> str:
+    """What a run wrote into its log."""
+    return next(folder.glob('*/*.log')).read_text()
+
+
+@pytest.mark.parametrize('text', ['nan@1000', 'nan@3:rank=7', 'kill@rotate', 'eio@best:0.25', 'kill@save:rename:9'])
+def test_the_end_names_the_faults_that_did_not_happen(text: str, tmp_path: Path) -> None:
+    safe = dict(type='backbones.SafeCheckpointHook', by_epoch=False, interval=4)
+    loop = dict(type='backbones.IterBasedTrainLoop', max_iters=8)
+    train_line(tmp_path, hooks=[InjectHook(set_faults(f'nan@2,eio@save:fsync:1,{text}'))], loop=loop, checkpoint=safe)
+    written = text if ':' in text or text == 'nan@1000' else f'{text}:0.5'
+    assert f'WARNING - faults on purpose that did not happen: {written}\n' in log_of(tmp_path)
+
+
+def test_the_end_of_a_run_with_all_its_faults_says_nothing(tmp_path: Path) -> None:
+    train_line(tmp_path, hooks=[InjectHook(set_faults('nan@2,nan@8:rank=0'))])
+    assert 'did not happen' not in log_of(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from guard_helpers import command, environment, train_line
 
 from backbones.training import lock
 from backbones.training.lock import STALE_SECONDS, WorkFolderLock, process_start
+
+PARENT = dict(pid=os.getppid(), started=process_start(os.getppid()))  # a process that lives, and is not this one
 
 
 def leave(folder: Path, age: float = 0.0, **changes: Any) -> None:
@@ -73,7 +76,7 @@ def test_a_stale_lock_is_taken_over(
 @pytest.mark.parametrize(
     ('changes', 'age'),
     [
-        ({}, STALE_SECONDS + 5),  # a living process of this machine, however long it slept
+        (PARENT, STALE_SECONDS + 5),  # a living process of this machine, however long it slept
         (dict(machine='other'), 10),
         (dict(machine='other', job='7', restarts='0'), 10),
     ],
@@ -97,16 +100,35 @@ def test_an_unreadable_lock_is_respected_while_it_is_young(content: str, tmp_pat
 def test_only_one_of_many_takes_over_a_stale_lock(tmp_path: Path) -> None:
     leave(tmp_path, started='1')
 
-    def attempt(_: int) -> bool:
-        try:
-            WorkFolderLock(tmp_path).acquire()
-        except ValueError:
-            return False
-        return True
-
+    locks = [WorkFolderLock(tmp_path) for _ in range(64)]
     with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(attempt, range(64))) == 1
+        list(pool.map(WorkFolderLock.acquire, locks))  # the others find that this process has it
+    assert sum(one._mine is not None for one in locks) == 1
     assert [path.name for path in tmp_path.iterdir()] == ['run.lock']
+
+
+def test_a_process_may_take_its_own_lock_again_and_the_first_one_keeps_it(tmp_path: Path) -> None:
+    with WorkFolderLock(tmp_path) as outer:
+        held = outer.path.read_text()
+        with WorkFolderLock(tmp_path):
+            assert outer.path.read_text() == held
+        assert outer.path.read_text() == held
+    assert not outer.path.exists()
+
+
+def test_a_child_does_not_own_the_lock_of_its_parent(tmp_path: Path) -> None:
+    with WorkFolderLock(tmp_path):
+        code = f'from backbones.training.lock import WorkFolderLock as L\nL({str(tmp_path)!r}).acquire()'
+        done = subprocess.run(
+            [sys.executable, '-c', code], env=environment(), capture_output=True, text=True, timeout=60)
+    assert f'another run goes on in {tmp_path}: process {os.getpid()} on' in done.stderr
+
+
+def test_the_hook_goes_with_a_tool_that_locks_by_itself(tmp_path: Path) -> None:
+    with WorkFolderLock(tmp_path) as outer:
+        train_line(tmp_path, hooks=[dict(type='backbones.WorkFolderLockHook')])
+        assert outer.path.exists()
+    assert not outer.path.exists()
 
 
 def test_other_ranks_take_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,14 @@ def resume_at(folder: Path, kind: dict, stop: int, whole: Any, seen: Watch, at: 
     return second
 
 
-def check(folder: Path, kind: dict, stops: Any) -> None:
-    """Interrupt after each of these steps."""
+def check(folder: Path, kind: dict, stops: Any) -> int:
+    """Interrupt after each of these steps, or after every one; returns their number."""
     whole = toy_runner(folder, 'whole', **kind)
     seen = train(whole)
-    for stop in stops or range(1, whole.iter + 1):
+    steps = stops or range(1, whole.iter + 1)
+    for stop in steps:
         resume_at(folder, kind, stop, whole, seen)
+    return len(steps)
 
 
 @pytest.mark.parametrize('name', [name for name in KINDS if 'workers' not in name and name != 'orientations'])
@@ -75,8 +78,10 @@ def test_what_workers_had_loaded_ahead_does_not_count(tmp_path: Path, name: str)
 
 @pytest.mark.soak
 @pytest.mark.parametrize('name', KINDS)
-def test_a_resumed_run_ends_as_the_uninterrupted_one_whatever_the_step(tmp_path: Path, name: str) -> None:
-    check(tmp_path, KINDS[name], None)
+def test_a_resumed_run_ends_as_the_uninterrupted_one_whatever_the_step(
+    tmp_path: Path, name: str, figure: Callable
+) -> None:
+    figure('resumes', equal=check(tmp_path, KINDS[name], None))
 
 
 def test_a_run_interrupted_many_times_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
@@ -204,7 +209,7 @@ def test_the_order_of_the_data_goes_on_under_another_seed_and_the_log_says_so(tm
     train(runner, state=state_of(tmp_path))
     assert_same_end(runner, whole)
     assert 'the seed stays 5, as the run has it, not 77' in said
-    assert any(line.startswith('resumed after 3 iterations, in epoch 1 of the data') for line in said)
+    assert any(line.startswith('resumed after 3 iterations, in epoch 1') for line in said)
 
 
 def test_another_batch_size_in_the_middle_of_an_epoch_deals_what_is_left(tmp_path: Path) -> None:
@@ -260,6 +265,12 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path, change: Any, sentence
     runner.register_hook(ResumeHook(tree), priority='HIGHEST')
     with pytest.raises(ValueError, match=sentence):
         runner.train()
+
+
+def test_the_batches_that_mmengine_accumulates_are_counted(tmp_path: Path) -> None:
+    kinds = dict(theirs=dict(optim=dict(accumulative_counts=3)), ours=dict(accumulate=3, images=18), plain=dict())
+    batches = {name: loaded(state_of(tmp_path / name, **kind))['batch']['total'] for name, kind in kinds.items()}
+    assert batches == dict(theirs=6, ours=6, plain=2)
 
 
 def test_the_message_hub_goes_on_with_its_histories(tmp_path: Path) -> None:
@@ -352,7 +363,9 @@ class Stop(Hook):
 
 @pytest.mark.soak
 @pytest.mark.parametrize('recipe', ['mask-rcnn_convnext_demo.py', 'upernet_vit_demo.py'])
-def test_a_detector_and_a_segmenter_resume_from_a_written_checkpoint_bit_by_bit(tmp_path: Path, recipe: str) -> None:
+def test_a_detector_and_a_segmenter_resume_from_a_written_checkpoint_bit_by_bit(
+    tmp_path: Path, recipe: str, figure: Callable
+) -> None:
     whole = demo_runner(tmp_path, 'whole', recipe)
     whole.train()
     for stop in (2, 4):
@@ -365,3 +378,4 @@ def test_a_detector_and_a_segmenter_resume_from_a_written_checkpoint_bit_by_bit(
         torch.seed()
         second.train()
         assert_same_end(second, whole)
+        figure('model_resumes', equal=1)

@@ -3,94 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import mmengine.registry
 import pytest
 import torch
 from checkpoint_helpers import bits, in_child, killed, same
-from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from saving_helpers import Line, build, folders, record_warnings, train
+from torch import nn
 
 from backbones.checkpoints import newest_valid, read_best, read_checkpoint, verify_checkpoint
 from backbones.training import inject
 from backbones.training.resuming import ResumeHook
-from backbones.training.safe_checkpoint import SafeCheckpointHook, SaveFailed
+from backbones.training.safe_checkpoint import SafeCheckpointHook, SaveFailed, saving_to_the_end
 from backbones.weights.whole_model import load_model_checkpoint
-
-
-class Points(Dataset):
-    """Eight inputs (3,) with a target each."""
-
-    metainfo: ClassVar = dict(classes=('cat', 'dog'), palette=[(1, 2, 3), (4, 5, 6)])
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(inputs=torch.full((3,), index / 8), data_samples=index)
-
-
-class Line(BaseModel):
-    """A linear model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.fit = nn.Linear(3, 1)
-
-    def forward(self, inputs: list[Tensor], data_samples: list[int], mode: str) -> Any:
-        out = self.fit(torch.stack(inputs))[:, 0]
-        return dict(loss=out.square().mean()) if mode == 'loss' else [dict(out=value) for value in out]
-
-
-class Scores(BaseMetric):
-    """Gives the next of a list of scores."""
-
-    def __init__(self, scores: list[float]) -> None:
-        super().__init__()
-        self.scores = list(scores)
-
-    def process(self, data_batch: Any, data_samples: Any) -> None:
-        self.results.append(0)
-
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        return dict(mAP=self.scores.pop(0))
-
-
-def build(folder: Path, iters: int = 8, scores: list[float] | None = None, hooks: list[Hook] | None = None,
-          train_cfg: dict | None = None, **options: Any) -> Runner:
-    """A run of `iters` iterations with a validation after every second one."""
-    loader = dict(dataset=Points(), batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False))
-    endless = dict(loader, sampler=dict(type='InfiniteSampler', shuffle=False))
-    val = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=Evaluator([Scores(scores)])) if scores else {}
-    hook = SafeCheckpointHook(**dict(dict(by_epoch=False, interval=2), **options))
-    return Runner(
-        Line(), str(folder),
-        train_cfg=train_cfg or dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=2),
-        train_dataloader=loader if 'by_epoch' in (train_cfg or {}) else endless,
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)), default_hooks=dict(checkpoint=hook),
-        custom_hooks=hooks, experiment_name=f'{folder.parent.name}_{folder.name}', log_level='WARNING', **val)
-
-
-def train(folder: Path, *args: Any, **options: Any) -> Runner:
-    """Build and train."""
-    runner = build(folder, *args, **options)
-    runner.train()
-    return runner
-
-
-def folders(path: Path) -> list[str]:
-    """Names of the checkpoints in a folder."""
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name.startswith(('iter', 'epoch')))
 
 
 @pytest.fixture(autouse=True)
@@ -101,18 +32,9 @@ def no_faults():
 
 
 @pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What runs warn of."""
-    found: list[str] = []
-    real = logging.Logger.handle
-
-    def handle(self: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            found.append(record.getMessage())
-        real(self, record)
-
-    monkeypatch.setattr(logging.Logger, 'handle', handle)
-    return found
+    return record_warnings(monkeypatch)
 
 
 @pytest.mark.parametrize('asynchronous', [True, False])
@@ -205,7 +127,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_before_the_first_step(
         raise PermissionError(13, 'Permission denied')
 
     runner = build(tmp_path, 8)
-    monkeypatch.setattr('backbones.training.safe_checkpoint.clean_up', refuse)
+    monkeypatch.setattr('backbones.training.run_folder.clean_up', refuse)
     with pytest.raises(ValueError, match=r'cannot be written to .* \(Permission denied\)'):
         runner.train()
     assert runner.iter == 0
@@ -368,3 +290,21 @@ def test_a_run_killed_while_it_saved_ends_as_one_that_was_not(tmp_path: Path, sp
     trees = [read_checkpoint(tmp_path / name / 'iter_000009') for name in ('whole', 'cut')]
     assert bits(runner.model.fit.weight.detach()) == bits(whole.model.fit.weight.detach())
     assert same(*(dict(model=tree['model'], optimizers=tree['optimizers']) for tree in trees))
+
+
+@pytest.mark.parametrize('fault', ['', 'enospc@save:write'])
+def test_a_save_that_goes_on_when_an_error_ends_the_run_is_brought_to_its_end(
+    fault: str, tmp_path: Path, warnings: list[str]
+) -> None:
+    class Fail(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            raise RuntimeError('on purpose')
+
+    inject.configure(fault)
+    runner = build(tmp_path, 4, interval=1, hooks=[Fail()])
+    with pytest.raises(RuntimeError, match='on purpose'), saving_to_the_end(runner):
+        runner.train()
+    assert folders(tmp_path) == ([] if fault else ['iter_000001'])
+    assert bool([text for text in warnings if 'NOT saved: No space left' in text]) is bool(fault)

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,13 @@ def test_the_third_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
     assert not (tmp_path / 'iter_3.pth').exists()
+
+
+def test_no_signal_turns_the_code_of_a_tool_that_has_saved_into_another(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command('leaving', tmp_path), env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == SAVED, done.stdout + done.stderr
+    assert 'SIGUSR1 after iteration 3: everything is saved' in done.stdout and 'Traceback' not in done.stderr
 
 
 def test_old_handlers_come_back_after_the_run_and_after_a_signal(tmp_path: Path) -> None:
@@ -215,7 +223,7 @@ def test_the_slurm_script_believes_the_note_of_the_run_where_another_rank_ended_
 
 
 @pytest.mark.soak
-def test_fifty_signals_at_random_times_all_resume_to_the_same_weights(tmp_path: Path) -> None:
+def test_fifty_signals_at_random_times_all_resume_to_the_same_weights(tmp_path: Path, figure: Callable) -> None:
     moments, pause, iterations = random.Random(0), 0.01, 60
     through = train_line(tmp_path / 'through', points=Points(16), max_iters=iterations).model.state_dict()
     for trial in range(50):
@@ -227,9 +235,22 @@ def test_fifty_signals_at_random_times_all_resume_to_the_same_weights(tmp_path: 
         process.send_signal(moments.choice(SIGNALS))
         said, _ = process.communicate(timeout=60)
         assert process.returncode == SAVED, said
-        assert time.monotonic() - sent < 30
+        seconds = time.monotonic() - sent
+        assert seconds < 30
         process = start(folder, pause=0, max_iters=iterations, resume=True)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert all(map(torch.equal, through.values(), torch.load(folder / 'weights.pt').values()))
+        figure('signals', equal=1, most_seconds=seconds)
         shutil.rmtree(folder)
+
+
+def test_handlers_that_a_failed_run_left_are_not_taken_for_the_users_own(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    for name in 'ab':
+        with pytest.raises(ValueError, match='on purpose'):
+            train_line(tmp_path / name, hooks=[dict(type='backbones.PreemptionHook'),
+                                               dict(type='backbones.InjectHook', faults=['error@2'])])
+    last = signal.getsignal(SIGNALS[0]).__self__
+    last.release()
+    assert [signal.getsignal(number) for number in SIGNALS] == before

@@ -79,6 +79,17 @@ def test_a_folder_is_refused_with_the_checkpoints_in_it(shards: Path) -> None:
         read_state(shards.parent)
 
 
+def test_a_work_folder_is_refused_with_its_checkpoints_whether_files_or_folders(tmp_path: Path) -> None:
+    for name in ('iter_000012', 'runs', 'other'):
+        (tmp_path / name).mkdir()
+    for name in ('iter_12.pth', 'last', 'other/model.safetensors', 'other/state.safetensors'):
+        (tmp_path / name).write_bytes(b'')
+    with pytest.raises(ValueError, match=r'is a folder; give one of those in it: iter_000012, iter_12\.pth$'):
+        read_state(tmp_path)
+    with pytest.raises(ValueError, match=r'is a folder; give one of those in it: model\.safetensors$'):
+        read_state(tmp_path / 'other')
+
+
 def test_a_folder_without_checkpoints_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='is a folder; there is no checkpoint in it'):
         read_state(tmp_path)
