@@ -99,6 +99,7 @@ class InjectHook(Hook):
         faults = [faults] if isinstance(faults, str) else faults
         self.faults = [fault if isinstance(fault, Fault) else parse_fault(fault) for fault in faults]
         self._happened: set[Fault] = set()
+        self._others: set[int] = set()  # children that were there before the run's workers
 
     def before_train(self, runner: Runner) -> None:
         """Say which faults are of no use to this run: it has gone on from beyond them, ends before, has fewer ranks.
@@ -106,6 +107,7 @@ class InjectHook(Hook):
         Raises:
             ValueError: one is for a worker, and there is none.
         """
+        self._others = {child.pid for child in multiprocessing.active_children()}
         first, last = runner.iter + 1, runner.max_iters
         workers = getattr(runner.train_loop.dataloader, 'num_workers', 1)
         if not workers and any(fault.kind in WORKER_SIGNALS for fault in self.faults):
@@ -141,7 +143,7 @@ class InjectHook(Hook):
         elif kind in SIGNALS:
             os.kill(os.getpid(), SIGNALS[kind])
         elif kind in WORKER_SIGNALS:
-            os.kill(_a_worker(), WORKER_SIGNALS[kind])
+            os.kill(_a_worker(self._others), WORKER_SIGNALS[kind])
         elif kind == 'hang':
             while True:
                 time.sleep(1)
@@ -161,13 +163,13 @@ def spoil_next_loss(model: nn.Module) -> None:
     handle = model.register_forward_hook(spoil)
 
 
-def _a_worker() -> int:
-    """The process id of a data-loader worker.
+def _a_worker(others: set[int]) -> int:
+    """The process id of a data-loader worker, which is none of `others`.
 
     Raises:
         ValueError: there is none.
     """
-    workers = sorted(child.pid for child in multiprocessing.active_children())
+    workers = sorted({child.pid for child in multiprocessing.active_children()} - others)
     if not workers:
         raise ValueError(NO_WORKER)
     return workers[0]

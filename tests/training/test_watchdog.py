@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -21,6 +23,14 @@ from backbones.training import worker_notes
 from backbones.training.exits import HUNG, WORKER_DIED
 from backbones.training.watchdog import WatchdogHook, WorkerDiedError, watched
 from backbones.training.worker_notes import WorkerNotes, explain_worker_death, process_state
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    """A loader whose worker was killed lives in a cycle; collected in a later test, it would wait there for 5 s."""
+    yield
+    with contextlib.suppress(RuntimeError):  # what PyTorch says of the worker
+        gc.collect()
 
 
 def run(folder: Path, timeout: float, workers: int, *faults: str) -> subprocess.CompletedProcess:
