@@ -27,8 +27,8 @@ def read_extras() -> dict:
     comes without its compiled ops. tools/setup/build_mmcv.py builds and installs it as it must be.
     """
     forks = {line.split('==')[0]: line for line in read_requirements('openmmlab')}
-    pycocotools = next(line for line in read_requirements('runtime') if line.startswith('pycocotools'))
-    det = [forks['onedl-mmengine'], forks['onedl-mmdetection'], pycocotools]
+    scorers = [line for line in read_requirements('runtime') if line.startswith(('pycocotools', 'faster-coco-eval'))]
+    det = [forks['onedl-mmengine'], forks['onedl-mmdetection'], *scorers]
     seg = [forks['onedl-mmengine'], forks['onedl-mmsegmentation']]
     both = sorted({*det, *seg})
     return {'det': det, 'seg': seg, 'all': both, 'test': [*both, *read_requirements('test')]}

@@ -85,7 +85,7 @@ def test_every_extra_brings_the_forks_it_needs(monkeypatch):
     monkeypatch.setattr('setuptools.setup', metadata.update)
     runpy.run_path(str(ROOT / 'setup.py'))
     extras = {name: {line.split('==')[0] for line in lines} for name, lines in metadata['extras_require'].items()}
-    assert extras['det'] == {'onedl-mmengine', 'onedl-mmdetection', 'pycocotools'}
+    assert extras['det'] == {'onedl-mmengine', 'onedl-mmdetection', 'pycocotools', 'faster-coco-eval'}
     assert extras['seg'] == {'onedl-mmengine', 'onedl-mmsegmentation'}
     assert extras['all'] == extras['det'] | extras['seg']
     assert extras['test'] > extras['all']

@@ -1,4 +1,4 @@
-"""pycocotools' index of annotations, filled only with what its C code can take."""
+"""pycocotools' index of annotations, filled only with what its C code and faster-coco-eval's can take."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class CheckedCoco(COCO):
         self._complete(masks)
         self.createIndex()
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
+        self._masks: dict[int, dict] = {}
 
     def _complete(self, masks: bool) -> None:
         """Fill in what COCOeval asks for, and leave out parts of masks that are no polygons."""
@@ -79,6 +80,14 @@ class CheckedCoco(COCO):
     def _say(self, text: str, ids: list) -> None:
         text += f'; ids {", ".join(map(str, ids[:5]))}' if ids else ''
         print_log(f'{self.file}: {text}', 'current', logging.WARNING)
+
+    def annToRLE(self, ann: dict) -> dict:
+        """Run lengths of an annotation; kept, because a training run asks for them after every epoch."""
+        if self.anns.get(ann['id']) is not ann:
+            return super().annToRLE(ann)
+        if ann['id'] not in self._masks:
+            self._masks[ann['id']] = super().annToRLE(ann)
+        return self._masks[ann['id']]
 
     def loadRes(self, resFile: str | list) -> COCO:
         """Check COCO results (a file, or its entries) and index them.
