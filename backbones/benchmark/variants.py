@@ -1,0 +1,75 @@
+"""The ways in which our own side is run: a name, and a function that prepares the model.
+
+    @register('name', dtype=torch.bfloat16)
+    def prepare(model, what): ...
+
+adds one. It gets a copy of the model of the config in fp32 on the device and returns what is run in its place, which
+takes the same images in fp32. `what` says what is timed: 'backbone' (the model is the backbone, in evaluation mode),
+'inference' (the whole model, `test_step`) or 'train' (`train_step`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+Prepare = Callable[[nn.Module, str], nn.Module]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running ours.
+
+    Attributes:
+        name: as `--variants` takes it.
+        prepare: makes it of the plain model.
+        dtype: of its matrix products; the share of the peak is that of this dtype.
+        optim_wrapper: entries that replace those of the config's `optim_wrapper` in a training step.
+    """
+
+    name: str
+    prepare: Prepare
+    dtype: torch.dtype = torch.float32
+    optim_wrapper: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS: dict[str, Variant] = {}
+
+
+def register(name: str, *, dtype: torch.dtype = torch.float32, optim_wrapper: Mapping[str, Any] | None = None
+             ) -> Callable[[Prepare], Prepare]:
+    """Make the decorated function the variant `name`.
+
+    Raises:
+        ValueError: there is one of this name.
+    """
+    if name in VARIANTS:
+        raise ValueError(f'there is a variant {name!r} already; choose another name')
+
+    def keep(prepare: Prepare) -> Prepare:
+        VARIANTS[name] = Variant(name, prepare, dtype, dict(optim_wrapper or {}))
+        return prepare
+
+    return keep
+
+
+def chosen(names: list[str]) -> list[Variant]:
+    """The variants of these names.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    for name in names:
+        if name not in VARIANTS:
+            raise ValueError(f'--variants {name}: there is no such variant; choose among {", ".join(VARIANTS)}')
+    return [VARIANTS[name] for name in dict.fromkeys(names)]
+
+
+@register('fp32')
+def plain(model: nn.Module, what: str) -> nn.Module:
+    """The model as the config builds it."""
+    return model
