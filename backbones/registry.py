@@ -22,10 +22,11 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
     return _root.Registry(name, parent=parent, scope=SCOPE, locations=places)
 
 
-# The last four modules import mmdet or mmseg only when their class is built: a backbone alone needs no toolbox.
+# Those of evaluation, detection and segmentation import mmdet or mmseg only when their class is built: a backbone alone
+# needs no toolbox.
 MODELS = _child(
     'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta',
-    'detection.roi_extractor', 'detection.cascade_roi_head', 'segmentation.linear_head'
+    'detection.roi_extractor', 'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head'
 )
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'

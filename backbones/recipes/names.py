@@ -94,7 +94,7 @@ TWO_STAGE = {
         'rpn': _PROPOSALS,
         'rcnn': {
             'score_thr', 'nms', 'max_per_img', 'mask_thr_binary', 'subdivision_steps', 'subdivision_num_points',
-            'scale_factor',
+            'scale_factor', 'mask_format', 'mask_memory',
         },
     },
 }
