@@ -33,7 +33,7 @@ from long_run_helpers import (
 )
 
 from backbones.training.launch import run_training
-from backbones.training.signals import SIGNALS
+from backbones.training.signals import SIGNALS, PreemptionHook
 
 pytestmark = pytest.mark.skipif(
     not Path(f'/proc/self/task/{os.getpid()}/children').exists(), reason='this system does not list children in /proc')
@@ -81,11 +81,13 @@ def test_a_run_of_fifteen_epochs_holds_the_same_in_each_and_leaves_only_its_log_
 
 
 def held() -> set[Any]:
-    """What this process holds: threads of the system, children, open files (of shared memory, too), signal handlers."""
+    """What this process holds: threads of the system, children, open files and shared memory, our signal handlers."""
     threads = {('thread', number) for number in os.listdir('/proc/self/task')}
     children = {('child', pid) for pid in child_pids()}
     files = {name for name, *_ in open_files('self')}
-    return threads | children | files | {(number, signal.getsignal(number)) for number in SIGNALS}
+    handlers = {(number, signal.getsignal(number)) for number in SIGNALS}
+    ours = {(number, one) for number, one in handlers if isinstance(getattr(one, '__self__', None), PreemptionHook)}
+    return threads | children | files | ours
 
 
 @pytest.fixture(scope='module', params=RUNS)
