@@ -46,9 +46,9 @@ FIGURES = pytest.StashKey[dict[str, dict[str, float]]]()
 
 @pytest.fixture(scope='session')
 def figure(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return count(name, **values): values of one name add up over a session, those called `most_...` keep the largest.
+    """Return count(name, **values): values of one name add up over all tests, those called `most_...` keep the largest.
 
-    With `--figures FILE` they go there; names that this session did not count stay as they are in the file.
+    With `--figures FILE` they go there; names that no test counted stay as they are in the file.
     """
     counted = request.config.stash.setdefault(FIGURES, {})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from backbones import budget as module
 from backbones.budget import budget, format_budget, parse_bytes, parse_size, table, training_images
+from backbones.files import check_writable
 from backbones.image_sizes import ImageSizes, image_sizes
 
 pytest.importorskip('mmdet')
@@ -269,7 +269,6 @@ def test_json_into_a_folder_that_is_not_there_is_refused_first() -> None:
 
 
 def test_the_place_of_json_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> None:
-    check_writable = runpy.run_path(str(ROOT / 'tools/budget.py'))['check_writable']
     with pytest.raises(ValueError, match=rf'--json {tmp_path} cannot be written \(Is a directory\); name a file in'):
         check_writable(str(tmp_path))
     check_writable(str(tmp_path / 'budget.json'))

@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from backbones.benchmark.compare import Settings, benchmark
-    from backbones.benchmark.report import check_writable, format_report
+    from backbones.benchmark.report import format_report
     from backbones.budget import parse_size
-    from backbones.files import write_json
+    from backbones.files import check_writable, write_json
 
     given = {key: getattr(args, key) for key in ('what', 'against', 'variants', 'batch', 'repeats', 'seconds',
                                                   'threads', 'checkpoint')}

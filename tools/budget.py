@@ -27,20 +27,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_writable(file: str) -> None:
-    """Refuse a place for --json before the work: no folder, a folder itself, or one that cannot be written."""
-    path = Path(file)
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f'--json {file}: the folder {path.parent} does not exist; make it first')
-    there = path.exists()
-    try:
-        path.open('a').close()
-    except OSError as error:
-        raise ValueError(f'--json {file} cannot be written ({error.strerror}); name a file in another place') from error
-    if not there:
-        path.unlink()
-
-
 class Progress:
     """A line on a terminal about what is being done, once it takes longer than two seconds."""
 
@@ -62,6 +48,7 @@ class Progress:
 def main() -> None:
     args = parse_args()
     from backbones.budget import budget, format_budget, parse_bytes, parse_size
+    from backbones.files import check_writable
 
     gpu_memory = parse_bytes(args.gpu_memory) if args.gpu_memory is not None else None
     size = parse_size(args.size) if args.size is not None else None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbones.benchmark import hf, mmpretrain_peer, stock, timm_peer
 from backbones.benchmark.models import build, set_threshold
+from backbones.benchmark.names import pick
 from backbones.benchmark.skipping import Skipped
 
 
@@ -59,10 +60,7 @@ def chosen(names: list[str]) -> list[Peer]:
     Raises:
         ValueError: for an unknown one.
     """
-    for name in names:
-        if name not in PEERS:
-            raise ValueError(f'--against {name}: there is no such peer; choose among {", ".join(PEERS)}')
-    return [PEERS[name] for name in dict.fromkeys(names)]
+    return pick(names, PEERS, '--against', 'peer')
 
 
 def peer_backbone(peer: Peer, ours: nn.Module) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from backbones.budget import table
@@ -59,21 +58,3 @@ def _legend(report: dict[str, Any]) -> list[str]:
         lines.append(f'random weights: the score threshold is {report["score_threshold"]:.4g} on both sides, so that a '
                      'few hundred class scores pass, as with trained ones')
     return lines
-
-
-def check_writable(file: str) -> None:
-    """Refuse a place for the JSON file before the work.
-
-    Raises:
-        ValueError: its folder is not there, or it cannot be written.
-    """
-    path = Path(file)
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f'--json {file}: the folder {path.parent} does not exist; make it first')
-    there = path.exists()
-    try:
-        path.open('a').close()
-    except OSError as error:
-        raise ValueError(f'--json {file} cannot be written ({error.strerror}); name a file in another place') from error
-    if not there:
-        path.unlink()

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from backbones.benchmark.names import pick
+
 Prepare = Callable[[nn.Module, str], nn.Module]
 
 
@@ -63,10 +65,7 @@ def chosen(names: list[str]) -> list[Variant]:
     Raises:
         ValueError: for an unknown one.
     """
-    for name in names:
-        if name not in VARIANTS:
-            raise ValueError(f'--variants {name}: there is no such variant; choose among {", ".join(VARIANTS)}')
-    return [VARIANTS[name] for name in dict.fromkeys(names)]
+    return pick(names, VARIANTS, '--variants', 'variant')
 
 
 @register('fp32')

@@ -17,8 +17,9 @@ from typing import Any
 
 from backbones.checkpoints import faults
 from backbones.checkpoints.files import publish_file, sync_folder
-from backbones.checkpoints.store import NAME, known_manifests, owner, process_start, verify_checkpoint
+from backbones.checkpoints.store import NAME, known_manifests, owner, verify_checkpoint
 from backbones.files import keep_older
+from backbones.processes import process_start
 
 LAST, BEST = 'last', 'best.json'
 # '.tmp-iter_000120-<host>-<pid>-<start>': being written; '.trash-...': being deleted.
@@ -249,20 +250,10 @@ def clean_up(folder: Path | str) -> list[str]:
 def _is_abandoned(path: Path, match: re.Match, now: float) -> bool:
     if match['host'] == re.sub(r'[^\w.]', '_', socket.gethostname()):
         start = process_start(int(match['pid']))
-        return start != match['start'] or (start == '0' and not _exists(int(match['pid'])))
+        return start is None or (start or '0') != match['start']
     with suppress(OSError):
         return now - max(item.stat().st_mtime for item in (path, *path.iterdir())) > ABANDONED
     return False
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _clock_of(folder: Path) -> float:

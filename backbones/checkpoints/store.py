@@ -40,6 +40,7 @@ from backbones.checkpoints.files import (
     write_file,
 )
 from backbones.checkpoints.tree import SECTIONS, Tensors, flatten, unflatten
+from backbones.processes import process_start
 
 FORMAT, VERSION = 'backbones.checkpoint', 1
 MANIFEST, STATE = 'manifest.json', 'state.json'
@@ -187,15 +188,7 @@ def _take_name(temporary: Path, folder: Path, name: str) -> Path:
 def owner() -> str:
     """Name this process for the folders that it is at work in: host, process id, and when that began."""
     host = re.sub(r'[^\w.]', '_', socket.gethostname())
-    return f'{host}-{os.getpid()}-{process_start(os.getpid())}'
-
-
-def process_start(pid: int) -> str:
-    """When a process of this machine began, in ticks of the kernel; '0' if there is none, or it cannot be told."""
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[19]
-    except (OSError, IndexError):
-        return '0'
+    return f'{host}-{os.getpid()}-{process_start(os.getpid()) or 0}'
 
 
 def _manifest_text(manifest: Manifest) -> bytes:

@@ -22,32 +22,13 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from backbones.processes import process_start
 from backbones.registry import HOOKS
 from backbones.training.exits import launched_rank
 
 LOCK_FILE = 'run.lock'
 HEARTBEAT_SECONDS = 30  # the holder touches its lock that often
 STALE_SECONDS = 300  # a lock of another machine that was not touched for so long is left over
-
-
-def process_start(pid: int) -> str | None:
-    """When process `pid` started (clock ticks since boot, of /proc); None if it is dead or a zombie."""
-    try:
-        fields = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
-    except (OSError, IndexError):
-        return None if Path('/proc/self/stat').exists() else ('' if _alive(pid) else None)
-    return None if fields[0] in 'ZX' else fields[19]
-
-
-def _alive(pid: int) -> bool:
-    """For systems without /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def machine() -> str:

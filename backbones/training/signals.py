@@ -105,7 +105,7 @@ class PreemptionHook(Hook):
         if os.getpid() != self._pid:
             self._in_a_child(number)
             return
-        if not _in_a_run(frame) or self._count >= 2:
+        if not in_a_run(frame) or self._count >= 2:
             self._pass_on(number)
             return
         self._count += 1
@@ -191,7 +191,7 @@ def save(runner: Runner, reason: str, validating: bool = False) -> bool:
     return True
 
 
-def _in_a_run(frame: FrameType | None) -> bool:
+def in_a_run(frame: FrameType | None) -> bool:
     """Whether the main thread is inside Runner.train, where something ends what the signal asks to end."""
     while frame is not None:
         if frame.f_code.co_name == 'train' and isinstance(frame.f_locals.get('self'), Runner):

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from backbones.registry import HOOKS
 from backbones.training.agreement import world_size
 from backbones.training.exits import HUNG, WORKER_DIED, RunEnded, note_exit
+from backbones.training.signals import in_a_run
 from backbones.training.worker_notes import WorkerNotes, explain_worker_death
 
 LEFT_SECONDS = 30  # a rank that failed but does not end keeps the others waiting
@@ -133,7 +134,7 @@ class WatchdogHook(Hook):
             if time.monotonic() - self._beat > self.timeout_s:
                 self._end_hang()
                 break
-            inside = _inside_train(sys._current_frames().get(self._trainer))
+            inside = in_a_run(sys._current_frames().get(self._trainer))
             left = None if inside else left or time.monotonic()
             if left and world_size() == 1:  # whoever caught the error may go on
                 break
@@ -219,14 +220,6 @@ def watched(runner: Runner) -> Iterator[None]:
         if world_size() == 1:  # of several ranks, it sees that this one ends
             for hook in hooks:
                 hook.release()
-
-
-def _inside_train(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_name == 'train' and isinstance(frame.f_locals.get('self'), Runner):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _is_child(pid: int) -> bool:

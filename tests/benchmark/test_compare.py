@@ -14,9 +14,9 @@ from stock.toy import shrink
 
 from backbones.benchmark import compare, models, peaks, peers, variants, work
 from backbones.benchmark.compare import Settings, benchmark
-from backbones.benchmark.report import HEAD, check_writable, format_report
+from backbones.benchmark.report import HEAD, format_report
 from backbones.benchmark.skipping import Skipped
-from backbones.files import write_json
+from backbones.files import check_writable, write_json
 
 STAGES = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
 CONVNEXT = dict(type='backbones.ConvNeXt', arch=STAGES, layer_scale_init_value=1.0, drop_path_rate=0.5)

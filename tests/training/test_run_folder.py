@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from saving_helpers import build, folders, record_warnings, train
+from saving_helpers import build, folders, train
 
 from backbones.checkpoints import newest_valid, read_best, read_checkpoint
 from backbones.training import inject
@@ -17,19 +17,6 @@ from backbones.training.run_folder import weight_files
 from backbones.training.safe_checkpoint import SafeCheckpointHook
 
 OURS = dict(type='backbones.IterBasedTrainLoop', max_iters=8, val_interval=2)
-
-
-@pytest.fixture(autouse=True)
-def no_faults():
-    """Faults of one test end with it."""
-    yield
-    inject.configure('')
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What runs warn of."""
-    return record_warnings(monkeypatch)
 
 
 def going_on(folder: Path, **options: Any) -> Runner:

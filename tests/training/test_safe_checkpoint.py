@@ -14,7 +14,7 @@ import torch
 from checkpoint_helpers import bits, in_child, killed, same
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
-from saving_helpers import Line, build, folders, record_warnings, train
+from saving_helpers import Line, build, folders, train
 from torch import nn
 
 from backbones.checkpoints import newest_valid, read_best, read_checkpoint, verify_checkpoint
@@ -22,19 +22,6 @@ from backbones.training import inject
 from backbones.training.resuming import ResumeHook
 from backbones.training.safe_checkpoint import SafeCheckpointHook, SaveFailed, saving_to_the_end
 from backbones.weights.whole_model import load_model_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def no_faults():
-    """Faults of one test end with it."""
-    yield
-    inject.configure('')
-
-
-@pytest.fixture
-def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What runs warn of."""
-    return record_warnings(monkeypatch)
 
 
 @pytest.mark.parametrize('asynchronous', [True, False])
