@@ -52,6 +52,13 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         '--cfg-options', nargs='+', action=Overrides, metavar='KEY=VALUE', help='override config entries')
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add `--precision`."""
+    parser.add_argument(
+        '--precision', metavar='fp32|bf16|fp16',
+        help="what the model computes in; default: the config's; docs/precision.md")
+
+
 def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add what training and testing share (overrides, launcher), parse the command line, tell torch the local rank."""
     add_overrides(parser)

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 
 # What our tools read besides the arguments of MMEngine's Runner.
 OWN_KEYS = {
-    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'total_batch', 'tta_mode', 'tta_model',
-    'tta_scales',
+    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'precision', 'total_batch', 'tta_mode',
+    'tta_model', 'tta_scales',
 }
 AMP_KEYS = ('dtype', 'loss_scale', 'use_fsdp')  # what AmpOptimWrapper takes and OptimWrapper does not
 
@@ -126,7 +126,7 @@ def fit_to_machine(cfg: Config, training: bool = True) -> None:
     if training and str(optim_wrapper.get('type', '')).endswith('AmpOptimWrapper'):
         raise ValueError(
             f"optim_wrapper.type={optim_wrapper['type']!r} (mixed precision) needs a GPU and this machine has none; "
-            'train in fp32 with --cfg-options optim_wrapper.type=OptimWrapper, which is slower and not the published '
+            'train with --precision bf16 or --precision fp32 (docs/precision.md), neither of which is the published '
             'setting'
         )
     launcher = cfg.get('launcher', 'none')

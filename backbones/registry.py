@@ -31,12 +31,12 @@ MODELS = _child(
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
 )
-OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'training.guards')
+OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'training.guards', 'training.precision')
 DATASETS = _child('dataset', _root.DATASETS, 'data')
 TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
 HOOKS = _child(
     'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
-    'training.run_record', 'training.inject_run', 'training.hooks', 'training.bad_samples_hook',
+    'training.run_record', 'training.inject_run', 'training.hooks', 'training.precision', 'training.bad_samples_hook',
     'training.safe_checkpoint', 'training.resuming', 'evaluation.outputs')
 VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'training.log_files')
 METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')

@@ -42,7 +42,7 @@ def test_without_mmengine_one_sentence_says_what_to_install(run_python, module):
     assert 'pip install onedl-mmengine' in process.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize('hook', ['ChannelsLastHook', 'MetricsFileHook', 'PredictionFileHook'])
+@pytest.mark.parametrize('hook', ['PrecisionHook', 'MetricsFileHook', 'PredictionFileHook'])
 def test_hooks_need_no_toolbox(run_python, hook):
     process = run_python(
         "import sys\nsys.modules.update(mmcv=None, mmdet=None, mmseg=None)\n"

@@ -8,7 +8,7 @@ python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=1    # th
 
 import argparse
 
-from backbones.cli import parse_run_options, run_tool
+from backbones.cli import add_precision, parse_run_options, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
         '--inject', metavar='FAULT[,FAULT]',
         help='faults on purpose, to rehearse: kill@save:0.37, enospc@save, nan@120, sigterm@200, worker-segv@50, '
         'hang@80, error@80:rank=1; docs/survival.md')
+    add_precision(parser)
     return parse_run_options(parser)
 
 
@@ -33,7 +34,8 @@ def main() -> None:
     from backbones.training.launch import run_training
 
     run_training(
-        args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject)
+        args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
+        args.precision)
 
 
 if __name__ == '__main__':

@@ -39,7 +39,7 @@ def facts(cfg: Config) -> dict[str, Any]:
         no_weight_decay=spared_of(wrapper),
         decay=decay_of(cfg),
         drop_path=backbone.get('drop_path_rate', 0.0),
-        precision=precision_of(wrapper),
+        precision=cfg.get('precision') or precision_of(wrapper),
         clip=(wrapper.get('clip_grad') or {}).get('max_norm'),
         ema=ema_of(cfg),
         frozen=is_frozen(cfg),

@@ -19,6 +19,7 @@ from backbones.training.loops import make_resumable
 HOOKS = dict(
     resume='ResumeHook', metrics='MetricsFileHook', run_record='RunRecordHook', non_finite='NonFiniteHook',
     watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook', history='HistoryHook')
+CHOSEN = dict(precision='PrecisionHook')  # a name that no config of another project gets by itself
 PLAIN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')  # MMEngine's
 WRAPPERS = {name: f'{SCOPE}.Guarded{name}' for name in ('OptimWrapper', 'AmpOptimWrapper')}
 SAVES = 'SafeCheckpointHook'
@@ -30,7 +31,7 @@ LOADER_ONLY = dict(imdecode_backend='cv2', file_client_args=None, ignore_empty=F
 def name_parts(cfg: Config) -> None:
     """Name the class where a config sets options of a part by its key alone: `watchdog=dict(timeout_s=60)`."""
     hooks = cfg.get('default_hooks')
-    for key, name in HOOKS.items() if isinstance(hooks, dict) else ():
+    for key, name in (HOOKS | CHOSEN).items() if isinstance(hooks, dict) else ():
         if isinstance(hooks.get(key), dict):
             hooks[key].setdefault('type', f'{SCOPE}.{name}')
 
@@ -49,18 +50,21 @@ def harden_run(cfg: Config) -> list[str]:
     changed = [f'{old} by {new}' for old, new in zip(before, after, strict=True) if old != new]
     hooks = {**(cfg.get('default_hooks') or {})}
     notes = _guard_steps(cfg, hooks, changed) + _save_safely(hooks, changed)
-    left_out = [key for key, hook in hooks.items() if hook is None and key in HOOKS]
-    unknown = [key for key, hook in hooks.items() if hook is None and key not in (*HOOKS, *PLAIN_HOOKS)]
+    known = (*HOOKS, *CHOSEN, *PLAIN_HOOKS)
+    left_out = [key for key, hook in hooks.items() if hook is None and key in known and key not in PLAIN_HOOKS]
+    unknown = [key for key, hook in hooks.items() if hook is None and key not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], [*HOOKS, *PLAIN_HOOKS], 1)
+        near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise ValueError(f'default_hooks.{unknown[0]}=None: there is no such part to leave out{hint}')
     if left_out:
         notes.append(f'left out: {", ".join(left_out)}')
     present = {_name(hook) for hook in dicts_in([hooks, cfg.get('custom_hooks')])}
-    for key, name in HOOKS.items():
+    for key, name in (HOOKS | CHOSEN).items():
         if key in hooks and hooks[key] is None:
             del hooks[key]  # MMEngine refuses a None that is not one of its own hooks
+        elif key in CHOSEN:
+            continue
         elif name not in present and key not in hooks:
             hooks[key] = dict(type=f'{SCOPE}.{name}')
     cfg.default_hooks = hooks

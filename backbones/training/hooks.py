@@ -6,13 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.files import keep_older, write_json
@@ -93,28 +92,6 @@ def _short_names(metrics: dict[str, float]) -> dict[str, float]:
     """Leave out the evaluator's prefix ('coco/bbox_mAP' becomes 'bbox_mAP') where that keeps the names apart."""
     short = {name.rsplit('/', 1)[-1]: value for name, value in metrics.items()}
     return short if len(short) == len(metrics) else metrics
-
-
-@HOOKS.register_module()
-class ChannelsLastHook(Hook):
-    """Keep the model's weights, and so every map behind the first convolution, in NHWC memory order.
-
-    The results are those of NCHW up to rounding; LayerNorm over channels then needs no copy, convolutions no reorder.
-    The layers of mmcv.ops (RoIAlign, deformable convolution, ...) get their maps in NCHW order: their kernels read the
-    memory as if it were so, whatever the strides say.
-    """
-
-    def before_run(self, runner: Runner) -> None:
-        """Convert the weights once, before they are loaded or trained."""
-        runner.model.to(memory_format=torch.channels_last)
-        for module in runner.model.modules():
-            if type(module).__module__.startswith('mmcv.ops'):
-                module.register_forward_pre_hook(_make_contiguous)
-
-
-def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
-    """Forward pre-hook: tensors in NCHW order, copied only where they are not."""
-    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
 
 
 @HOOKS.register_module()

@@ -30,6 +30,7 @@ from backbones.training.hardening import harden_run, name_parts
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
 from backbones.training.inject_run import InjectHook, set_faults
 from backbones.training.lock import WorkFolderLock
+from backbones.training.precision import apply_precision
 from backbones.training.resuming import go_on_from, resume_place
 from backbones.training.safe_checkpoint import checkpoint_folder, saving_to_the_end
 from backbones.training.watchdog import watched
@@ -45,6 +46,7 @@ def run_training(
     launcher: str = 'none',
     total_batch: int | None = None,
     faults: str | None = None,
+    precision: str | None = None,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -58,6 +60,7 @@ def run_training(
         total_batch: images per optimiser step where they shall be others than the config's `total_batch`, which is
             otherwise kept on any number of processes.
         faults: what shall go wrong on purpose, such as 'kill@save:0.37,nan@120': docs/survival.md.
+        precision: 'fp32', 'bf16' or 'fp16' in place of the config's: docs/precision.md.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
@@ -68,10 +71,11 @@ def run_training(
     in_steps = set_faults(faults or '')
     name_parts(cfg)
     check_config(cfg)
+    notes = apply_precision(cfg, precision)
     processes = count_processes(launcher)
     fit_to_machine(cfg)
     plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg
-    notes = batch_notes(cfg, plan)
+    notes += batch_notes(cfg, plan)
     apply_batch_plan(cfg, plan)
     notes += harden_run(cfg)
     _take_model_init(cfg)

@@ -8,3 +8,4 @@ tta_model = dict(type='SegTTAModel')
 log_level = 'INFO'
 load_from = None
 resume = False
+precision = None  # 'fp32', 'bf16' or 'fp16'; None: what optim_wrapper says, as published: docs/precision.md

@@ -28,4 +28,3 @@ model = dict(
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=96, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
-custom_hooks = [dict(type='backbones.ChannelsLastHook')]

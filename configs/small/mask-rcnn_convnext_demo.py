@@ -43,6 +43,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
     constructor='backbones.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='convnext'))
-custom_hooks = [dict(type='backbones.ChannelsLastHook')]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=40))
 randomness = dict(seed=0)

@@ -38,7 +38,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
     constructor='backbones.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=1.0, weight_decay_rule='convnext'))
-custom_hooks = [dict(type='backbones.ChannelsLastHook')]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import logging
@@ -11,16 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
-from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import BaseLoop
 from torch import nn
 
 from backbones.convnext import ConvNeXt
 from backbones.training import hooks
-from backbones.training.hooks import ChannelsLastHook, HistoryHook, MetricsFileHook, PretrainedWeightsHook
+from backbones.training.hooks import HistoryHook, MetricsFileHook, PretrainedWeightsHook
 
 
 @pytest.fixture
@@ -79,46 +75,6 @@ def test_metrics_name_the_checkpoint_they_belong_to(tested: SimpleNamespace, tmp
 def test_a_validation_names_only_a_checkpoint_of_the_same_moment(epoch: int, same: bool, saved: str) -> None:
     runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info=dict(last_ckpt=saved)), epoch=epoch, iter=30)
     assert hooks._just_saved(runner) == (saved if same else None)
-
-
-def test_channels_last_keeps_the_features_and_their_memory_order() -> None:
-    torch.manual_seed(0)
-    plain = ConvNeXt(arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))).eval()
-    changed = copy.deepcopy(plain)
-    ChannelsLastHook().before_run(SimpleNamespace(model=changed))
-    assert changed.downsample_layers[0][0].weight.is_contiguous(memory_format=torch.channels_last)
-    image = torch.rand(2, 3, 64, 96)
-    for expected, given in zip(plain(image), changed(image), strict=True):
-        torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
-        assert given.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize('extractor', ['backbones.SingleRoIExtractor', 'mmdet.SingleRoIExtractor'])
-def test_channels_last_finds_the_same_boxes_and_masks(extractor: str) -> None:
-    pytest.importorskip('mmdet')
-    cfg = Config.fromfile(ROOT / 'configs/small/mask-rcnn_convnext_demo.py')
-    for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
-        cfg.model.roi_head[name].type = extractor
-    cfg.model.test_cfg.rcnn.score_thr = 0.0
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    plain = MODELS.build(cfg.model).eval()
-    changed = copy.deepcopy(plain)
-    ChannelsLastHook().before_run(SimpleNamespace(model=changed))
-    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
-    expected, given = (features_and_logits(model, image) for model in (plain, changed))
-    for one, other in zip(expected, given, strict=True):
-        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
-
-
-def features_and_logits(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
-    """Class scores, boxes and mask logits of fixed RoIs; what comes before (RPN, NMS) sorts by score."""
-    rois = torch.tensor([[0, 4.0, 8, 60, 50], [0, 10, 10, 90, 30], [0, 0, 0, 96, 64]])  # (n, 5)
-    with torch.no_grad():
-        maps = model.extract_feat((image[None].float() - 127) / 60)
-        head = model.roi_head
-        scores, boxes = head.bbox_head(head.bbox_roi_extractor(maps[:4], rois))
-        return [*maps, scores, boxes, head.mask_head(head.mask_roi_extractor(maps[:4], rois))]
 
 
 @pytest.fixture

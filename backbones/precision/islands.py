@@ -1,0 +1,74 @@
+"""Where a detector or segmenter in low precision goes back to fp32: the outputs of its heads.
+
+What follows them is fp32 then: losses, box decoding, scores, NMS, RoI coordinates (512 to 1024 pixels have a spacing of
+4 in bf16), up-sampled logits and their softmax. RoI pooling keeps its coordinates in fp32 by
+`backbones.SingleRoIExtractor`. The statistics of norms are fp32 inside PyTorch's kernels whatever the input is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Base classes of the heads, by the module that defines them. A model holds none of a toolbox that was not imported.
+HEADS = {
+    'mmdet.models.dense_heads.base_dense_head': ('BaseDenseHead',),
+    'mmdet.models.roi_heads.bbox_heads.bbox_head': ('BBoxHead',),
+    'mmdet.models.roi_heads.mask_heads.fcn_mask_head': ('FCNMaskHead',),
+    'mmdet.models.roi_heads.mask_heads.maskiou_head': ('MaskIoUHead',),
+    'mmdet.models.roi_heads.mask_heads.mask_point_head': ('MaskPointHead',),
+    'mmdet.models.roi_heads.mask_heads.fused_semantic_head': ('FusedSemanticHead',),
+    'mmseg.models.decode_heads.decode_head': ('BaseDecodeHead',),
+}
+MARK = '_gives_float32'
+
+
+def heads(model: nn.Module) -> list[nn.Module]:
+    """The heads in a model whose outputs losses or post-processing take."""
+    kinds = tuple(
+        getattr(importlib.import_module(module), name)
+        for module, names in HEADS.items() if module in sys.modules for name in names)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def float_outputs(model: nn.Module) -> list[nn.Module]:
+    """Let every head in a model return fp32, however it is called: mmseg calls `forward` without `__call__`.
+
+    Args:
+        model: changed in place; a second time changes nothing.
+
+    Returns:
+        The heads.
+    """
+    found = heads(model)
+    for head in found:
+        if not getattr(head.forward, MARK, False):
+            head.forward = _returning_float(head.forward)
+    return found
+
+
+def _returning_float(forward: Any) -> Any:
+    @functools.wraps(forward)
+    def returning_float(*args: Any, **kwargs: Any) -> Any:
+        return to_float(forward(*args, **kwargs))
+
+    setattr(returning_float, MARK, True)
+    return returning_float
+
+
+def to_float(value: Any) -> Any:
+    """Tensors of bf16 and fp16 as fp32, inside tuples, lists and dicts, too; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, tuple) and hasattr(value, '_fields'):
+        return type(value)(*(to_float(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(to_float(item) for item in value)
+    if isinstance(value, dict):
+        return {key: to_float(item) for key, item in value.items()}
+    return value
