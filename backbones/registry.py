@@ -26,7 +26,8 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
 # needs no toolbox.
 MODELS = _child(
     'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta',
-    'detection.roi_extractor', 'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head'
+    'detection.roi_extractor', 'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head',
+    'segmentation.heads'
 )
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'

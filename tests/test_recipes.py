@@ -87,13 +87,13 @@ for stage, (iou, std) in enumerate([(0.5, 0.1), (0.6, 0.05), (0.7, 0.033)]):
         f'{rcnn}.sampler.num': 512,
     }
 UPERNET = {
-    'model.decode_head.type': 'UPerHead',
+    'model.decode_head.type': 'backbones.UPerHead',
     'model.decode_head.channels': 512,
     'model.decode_head.pool_scales': [1, 2, 3, 6],
     'model.decode_head.norm_cfg.type': 'SyncBN',
     'model.decode_head.dropout_ratio': 0.1,
     'model.decode_head.num_classes': 150,
-    'model.auxiliary_head.type': 'FCNHead',
+    'model.auxiliary_head.type': 'backbones.FCNHead',
     'model.auxiliary_head.num_convs': 1,
     'model.auxiliary_head.norm_cfg.type': 'SyncBN',
     'model.auxiliary_head.num_classes': 150,

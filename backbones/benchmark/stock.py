@@ -23,7 +23,7 @@ from backbones.registry import SCOPE
 from backbones.vit import VisionTransformer
 
 # Parts of ours that compute what mmdet's or mmseg's of this name do, with the same arguments and parameters.
-EQUAL_TO = {'SingleRoIExtractor': 'SingleRoIExtractor'}
+EQUAL_TO = {name: name for name in ('SingleRoIExtractor', 'FCNMaskHead', 'UPerHead', 'FCNHead')}
 
 
 def backbone(ours: nn.Module) -> nn.Module:

@@ -1,1 +1,1 @@
-"""Heads that mmsegmentation lacks. It is imported only when one of them is built."""
+"""Heads that mmsegmentation lacks, or computes at greater cost. It is imported only when one of them is built."""

@@ -8,8 +8,10 @@ from mmcv.cnn import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor
 
+from .decode_heads import UpsampledLoss
 
-class LinearHead(BaseDecodeHead):
+
+class LinearHead(UpsampledLoss, BaseDecodeHead):
     """Batch norm and a 1x1 convolution; arguments are those of mmseg's `BaseDecodeHead`."""
 
     def __init__(self, *, in_channels: Sequence[int], norm_cfg: dict, **settings) -> None:
