@@ -21,14 +21,14 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from backbones.convnext_parts import Block, init_layer
 from backbones.layers import (
-    GRN,
-    DropPath,
     LayerNorm2d,
     check_number,
     checked_int,
     checked_out_indices,
     drop_path_rates,
+    fast_layout,
     is_int,
 )
 from backbones.registry import MODELS
@@ -60,46 +60,6 @@ ISOTROPIC_STRIDE = 16
 
 # layer ids of `get_layer_depth` and `get_stage_depth`:
 # https://github.com/facebookresearch/ConvNeXt/blob/048efcea897d999aed302f2639b6270aedf8d4c8/object_detection/mmcv_custom/layer_decay_optimizer_constructor.py
-
-
-class Block(nn.Module):
-    """Depthwise 7x7, norm, linear to 4C, GELU, (GRN,) linear to C, (layer scale,) residual.
-
-    Args:
-        dim: C.
-        drop_path_rate: stochastic depth rate of this block, from 0 to below 1.
-        layer_scale_init_value: start of the layer scale `gamma`; 0 leaves it out.
-        use_grn: put global response normalisation between the two linear layers (V2).
-        norm_eps: eps of the LayerNorm.
-    """
-
-    def __init__(
-        self, dim: int, drop_path_rate: float, layer_scale_init_value: float, use_grn: bool, norm_eps: float
-    ) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.act = nn.GELU()
-        self.grn = GRN(4 * dim) if use_grn else None
-        self.pwconv2 = nn.Linear(4 * dim, dim)
-        has_gamma = layer_scale_init_value > 0
-        self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if has_gamma else None
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to the same shape and memory format."""
-        y = self.dwconv(x).permute(0, 2, 3, 1)  # (N, H, W, C), a view; in channels_last it is contiguous
-        y = self.act(self.pwconv1(self.norm(y)))  # (N, H, W, 4C)
-        if self.grn is not None:
-            y = self.grn(y)
-        y = self.pwconv2(y).permute(0, 3, 1, 2)  # (N, C, H, W), a view that lies in memory as channels_last
-        # Layer scale and drop path are one small factor, and factor and residual one pass over the map.
-        scale = self.drop_path.sample_scale(x)  # (N, 1, 1, 1) or None
-        if self.gamma is not None:
-            gamma = self.gamma.view(1, -1, 1, 1)
-            scale = gamma if scale is None else gamma * scale  # (1 or N, C, 1, 1)
-        return x + y if scale is None else torch.addcmul(x, y, scale)
 
 
 @MODELS.register_module()
@@ -183,7 +143,7 @@ class ConvNeXt(BaseModule):
         if output_norm:
             for i, dim in zip(self.out_indices, self.out_channels, strict=True):
                 self.add_module(f'norm{i}', LayerNorm2d(dim, eps=norm_eps))
-        self.apply(_init_layer)
+        self.apply(init_layer)
         self.frozen_stages = self._checked_frozen_stages(frozen_stages)
         for module in self._frozen_modules():
             module.requires_grad_(False)
@@ -234,6 +194,7 @@ class ConvNeXt(BaseModule):
             ValueError: if the images have another number of channels or are smaller than the last stride.
         """
         self._check_input(x)
+        x, laid_out = fast_layout(x, next(self.parameters()))
         outputs = []
         for i, (reduce, blocks) in enumerate(self._levels()):
             if reduce is not None:
@@ -241,7 +202,7 @@ class ConvNeXt(BaseModule):
             for block in blocks:
                 x = self._run_block(block, x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f'norm{i}')(x) if self.output_norm else x)
+                outputs.append(laid_out(getattr(self, f'norm{i}')(x) if self.output_norm else x))
         return tuple(outputs)
 
     def _run_block(self, block: Block, x: Tensor) -> Tensor:
@@ -391,10 +352,3 @@ def _parse_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f'arch[{key!r}]={arch[key]!r} is not four whole numbers; {remedy}')
         parsed[key] = tuple(checked_int(f'arch[{key!r}][{i}]', v, remedy) for i, v in enumerate(arch[key]))
     return parsed
-
-
-def _init_layer(module: nn.Module) -> None:
-    """Set weights as the official code does: truncated normal of std 0.02, zero bias."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -27,6 +27,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from backbones.parameter_groups import use_fused_kernels
 from backbones.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from backbones.weight_decay import WEIGHT_DECAY_RULES, Param, rules_text
 
@@ -178,7 +179,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimiser wrapper of `model`, which may be wrapped for distributed training."""
-        return super().__call__(model.module if is_model_wrapper(model) else model)
+        wrapper = super().__call__(model.module if is_model_wrapper(model) else model)
+        use_fused_kernels(wrapper.optimizer)
+        return wrapper
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module: Any = None) -> None:
         """Append the parameter groups of the whole model `module` to `params`. Called by the base class."""

@@ -85,6 +85,31 @@ def drop_path_rates(drop_path_rate: float, depth: int) -> list[float]:
     return [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
+def fast_layout(x: Tensor, weight: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Lay images (N, C, H, W) out as a ConvNeXt runs fastest: channels_last on a CPU, as they come elsewhere.
+
+    Every layer of a ConvNeXt keeps the layout of its input, gradients included. On a CPU channels_last spares the
+    copies around each LayerNorm; on a GPU it depends on the depthwise kernels of the card, and the caller decides.
+
+    Args:
+        x: images.
+        weight: of the first convolution; PyTorch's convolutions give channels_last if input or weight is.
+
+    Returns:
+        The images, and what gives an output the layout that PyTorch's rule would: whoever asked for nothing gets NCHW,
+        as mmcv's RoIAlign takes any memory for that, without a word.
+    """
+    asked = any(
+        value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous() for value in (x, weight))
+    if x.device.type != 'cpu':
+        return x, _as_it_is
+    return x.contiguous(memory_format=torch.channels_last), _as_it_is if asked else torch.Tensor.contiguous
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, leave a residual branch out for randomly chosen samples.
 

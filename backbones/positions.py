@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+T = TypeVar('T')
 
 # Keyword arguments of F.interpolate; they belong to the weights, because each source trained or evaluated
 # with its own. torch uses another cubic kernel when antialias is on (a = -0.5 instead of -0.75), so the rules
@@ -48,6 +52,23 @@ def check_interpolation(rule: str) -> None:
             "weights were trained with ('bicubic' for ViTDet and MAE, 'bicubic_antialias' for timm, "
             "'bicubic_offset' for DINOv2)"
         )
+
+
+def kept(tables: dict[str, tuple] | None, name: str, grid: tuple[int, int], make: Callable[[tuple[int, int]], T]) -> T:
+    """Make what a model derives from its weights for a grid, or take the last one made, if it is for the same grid.
+
+    Args:
+        tables: where the last ones lie; None where weights may change, which makes anew.
+        name: of this one in `tables`.
+        grid: (H, W).
+        make: makes it for a grid.
+    """
+    # a compiled graph holds its tables as constants, and a changing dict would be compiled again
+    if tables is None or torch.compiler.is_compiling():
+        return make(grid)
+    if name not in tables or tables[name][0] != grid:
+        tables[name] = grid, make(grid)
+    return tables[name][1]
 
 
 # --- absolute -------------------------------------------------------------------------------------
@@ -182,11 +203,17 @@ def resize_bias_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[
     offsets = table[:-3].double()
     offsets = offsets.reshape(2 * old_grid[0] - 1, 2 * old_grid[1] - 1, -1)  # (2 H - 1, 2 W - 1, K)
     rows, columns = (
-        torch.from_numpy(_geometric_spline_matrix(old, new)).to(table.device)
+        _geometric_spline(old, new).to(table.device)
         for old, new in zip(old_grid, new_grid, strict=True)
     )
     resized = torch.einsum('ap,pqk,bq->abk', rows, offsets, columns)  # (2 H_new - 1, 2 W_new - 1, K)
     return torch.cat([resized.flatten(0, 1).to(table.dtype), table[-3:]])  # (rows_new, K)
+
+
+@torch.compiler.assume_constant_result
+def _geometric_spline(old: int, new: int) -> Tensor:
+    """Give `_geometric_spline_matrix` as a tensor, which a compiled graph takes as a constant."""
+    return torch.from_numpy(_geometric_spline_matrix(old, new))
 
 
 @functools.lru_cache(maxsize=64)

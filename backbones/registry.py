@@ -26,11 +26,12 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
 # needs no toolbox.
 MODELS = _child(
     'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta',
-    'detection.roi_extractor', 'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head',
-    'segmentation.heads'
+    'detection.roi_extractor', 'detection.rpn_head', 'detection.standard_roi_head', 'detection.staged_roi_head',
+    'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head', 'segmentation.heads',
+    'detection.preprocessor', 'segmentation.preprocessor', 'training.ema'
 )
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay'
+    'optimizer wrapper constructor', _root.OPTIM_WRAPPER_CONSTRUCTORS, 'layer_decay', 'parameter_groups'
 )
 OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'training.guards', 'training.precision')
 DATASETS = _child('dataset', _root.DATASETS, 'data')
@@ -38,7 +39,8 @@ TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
 HOOKS = _child(
     'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
     'training.run_record', 'training.inject_run', 'training.hooks', 'training.precision', 'training.bad_samples_hook',
-    'training.safe_checkpoint', 'training.resuming', 'evaluation.outputs')
+    'training.safe_checkpoint', 'training.resuming', 'training.ema', 'training.scalars', 'compiling.hook',
+    'evaluation.outputs')
 VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'training.log_files')
 METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')
 LOOPS = _child('loop', _root.LOOPS, 'training.loops')

@@ -188,24 +188,19 @@ class VisionTransformer(BaseModule):
         check_number('norm_eps', norm_eps, '1e-6 in most weights')
         check_number('layer_scale_init_value', layer_scale_init_value, '0 for none', or_zero=True)
         self.embed_dim, self.depth, self.num_heads, mlp_hidden = read_arch(arch, ARCHS, mlp)
-        self.patch_size = checked_int(
-            'patch_size', patch_size, 'give the side of a patch in pixels, 16 in most weights'
-        )
+        self.patch_size = checked_int('patch_size', patch_size, 'give the side of a patch in pixels, 16 mostly')
         self.in_channels = checked_int('in_channels', in_channels, 'give the channels of an image, 3 for RGB')
         self.out_indices = checked_out_indices((self.depth - 1,) if out_indices is None else out_indices, self.depth)
         self.out_channels = (self.embed_dim,) * len(self.out_indices)
         self.out_strides = (self.patch_size,) * len(self.out_indices)
-        self.position = position
-        self.pos_interpolation = pos_interpolation
-        self.rel_pos = rel_pos
+        self.position, self.pos_interpolation, self.rel_pos = position, pos_interpolation, rel_pos
         self.with_cls_token = with_cls_token
         self.num_prefix = int(with_cls_token) + checked_count('num_registers', num_registers, '4 in DINOv3')
         self.window_size = checked_count('window_size', window_size, '14 tokens in ViTDet')
         self.global_attn_indexes = checked_blocks('global_attn_indexes', global_attn_indexes, self.depth)
         self.residual_block_indexes = checked_blocks('residual_block_indexes', residual_block_indexes, self.depth)
-        self.out_norm = out_norm
-        self.norm_eps, self.mlp, self.act = norm_eps, mlp, act
-        self.with_cp = with_cp
+        self.out_norm, self.norm_eps, self.mlp, self.act, self.with_cp = out_norm, norm_eps, mlp, act, with_cp
+        self.tables: dict[str, tuple] | None = None  # what `positions.kept` keeps, once the weights are final
         check_combinations(self, mlp, act, img_size)
 
         dim = self.embed_dim
@@ -296,7 +291,7 @@ class VisionTransformer(BaseModule):
         """Add the absolute positions and put the prefix tokens in front: (N, L, D) to (N, P + L, D)."""
         cls_token = self.cls_token
         if self.pos_embed is not None:
-            table = positions.resize_absolute(self.pos_embed, self.pos_grid, grid, self.pos_interpolation)
+            table = positions.kept(self.tables, 'positions', grid, self._position_table)  # (1, 1 + L, D)
             x = x + table[:, 1:]
             if cls_token is not None:
                 cls_token = cls_token + table[:, :1]
@@ -304,6 +299,10 @@ class VisionTransformer(BaseModule):
         if not prefix:
             return x
         return torch.cat([*(token.to(x.dtype) for token in prefix), x], dim=1)  # (N, P + L, D)
+
+    def _position_table(self, grid: tuple[int, int]) -> Tensor:
+        """Resize the absolute positions to a grid: (1, 1 + L, D)."""
+        return positions.resize_absolute(self.pos_embed, self.pos_grid, grid, self.pos_interpolation)
 
     def _normalise(self, x: Tensor, output: int) -> Tensor:
         """Apply the norm of this output, if it has one."""

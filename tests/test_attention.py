@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from backbones import positions
+from backbones import attention, positions
 from backbones.attention import Attention, decomposed_attention, window_merge, window_partition
 
 
@@ -146,3 +147,33 @@ def test_windows_run_under_autocast():
         output = attention(x, (5, 6))
     assert output.dtype == torch.bfloat16
     assert (output.float() - attention(x, (5, 6))).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('chunk_bytes', [1, 1000, 10**9])
+def test_attention_in_chunks_equals_the_whole_for_any_size_of_chunk(monkeypatch, chunk_bytes, dtype):
+    monkeypatch.setattr(attention, 'CHUNK_BYTES', chunk_bytes)
+    torch.manual_seed(0)
+    grid, heads, head_dim = (5, 7), 3, 8
+    q, k, v = torch.randn(3, 2, heads, 35, head_dim).to(dtype)
+    rows, columns = torch.randn(5, 5, head_dim).to(dtype), torch.randn(7, 7, head_dim).to(dtype)
+    row_logits, column_logits = (
+        torch.einsum(equation, q.unflatten(2, grid), table)
+        for equation, table in (('bkhwd,hyd->bkhwy', rows), ('bkhwd,wxd->bkhwx', columns)))
+    bias = (row_logits[..., :, None] + column_logits[..., None, :]).flatten(4).flatten(2, 3)
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), bias.float())
+    tolerance = dict(atol=1e-5, rtol=1e-5) if dtype == torch.float32 else dict(atol=0.1, rtol=0.1)
+    for given in (dict(row_logits=row_logits, column_logits=column_logits), dict(mask=bias), dict(mask=bias[:, :1])):
+        if given.get('mask') is not None and given['mask'].shape[1] == 1:
+            expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), given['mask'].float())
+        y = attention.attention_in_chunks(q, k, v, head_dim**-0.5, **given).transpose(1, 2)
+        torch.testing.assert_close(y.float(), expected, **tolerance)
+
+
+def test_without_gradients_decomposed_attention_gives_what_it_gives_with_them():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 18 * 17, 8)
+    rows, columns = torch.randn(18, 18, 8), torch.randn(17, 17, 8)
+    expected = decomposed_attention(q.requires_grad_(), k, v, rows, columns)
+    with torch.no_grad():
+        torch.testing.assert_close(decomposed_attention(q, k, v, rows, columns), expected, atol=1e-5, rtol=1e-5)

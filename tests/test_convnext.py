@@ -68,6 +68,28 @@ def test_outputs_have_the_memory_format_of_model_and_images(options, memory_form
 
 
 @pytest.mark.parametrize('options', VARIANTS)
+def test_on_a_cpu_blocks_work_in_channels_last_however_model_and_images_lie(options):
+    model = toy(**options)
+    layouts = []
+    for name, module in model.named_modules():
+        if name.endswith('dwconv'):
+            module.register_forward_hook(lambda module, given, out: layouts.append(out))
+    model(images(96, 128))
+    assert layouts and all(out.is_contiguous(memory_format=torch.channels_last) for out in layouts)
+
+
+@pytest.mark.parametrize('options', VARIANTS)
+def test_on_a_cpu_gradients_lie_in_channels_last_too(options):
+    model = toy(**options).train()
+    layouts = []
+    for name, module in model.named_modules():
+        if name.endswith('dwconv'):
+            module.register_full_backward_hook(lambda module, into, out: layouts.extend([*into, *out]))
+    sum(output.square().mean() for output in model(images(96, 128))).backward()
+    assert layouts and all(gradient.is_contiguous(memory_format=torch.channels_last) for gradient in layouts)
+
+
+@pytest.mark.parametrize('options', VARIANTS)
 def test_channels_last_changes_no_value(options):
     model = toy(**options)
     expected = model(images())

@@ -25,7 +25,7 @@ SPARED = {
 LEAVES = [
     path for path in sorted((ROOT / 'configs').glob('*/*.py'))
     if path.parent.name in ('convnext', 'vit', 'baselines')
-    and 'constructor' not in Config.fromfile(path).optim_wrapper]
+    and Config.fromfile(path).optim_wrapper.get('constructor') in (None, 'backbones.DefaultOptimWrapperConstructor')]
 
 
 def test_every_such_recipe_has_a_rule() -> None:

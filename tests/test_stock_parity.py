@@ -43,10 +43,12 @@ def build(cfg: ConfigDict) -> nn.Module:
     """Build a detector whose losses do not hang on rounding.
 
     Where two scores differ by less than rounding, or a unit lies on the edge of its ReLU, chance decides and Adam makes
-    much of it; so scores are spread, proposals few, and all that the first stage finds is taken.
+    much of it; so scores are spread and proposals few. All anchors and all that the first stage finds are taken, as the
+    two sides draw from them by other random numbers.
     """
     torch.manual_seed(0)
     cfg.train_cfg.rpn_proposal.nms_pre = 4
+    cfg.train_cfg.rpn.sampler.num = 4096
     cfg.train_cfg.rcnn.sampler.num = 256
     model = MODELS.build(cfg)
     model.init_weights()

@@ -227,6 +227,30 @@ def test_two_processes_train_a_detector_from_weights_that_are_those_of_the_file(
     assert json.loads((tmp_path / 'metrics.json').read_text())['images'] == 3
 
 
+def test_two_processes_in_bf16_find_what_one_finds_and_say_so(detector_run: Path, data: Path, tmp_path: Path) -> None:
+    found = []
+    for processes in (0, 2):
+        out = tmp_path / f'{processes}.json'
+        launcher = ['--launcher', 'pytorch'] if processes else []
+        done = run_tool(
+            'tools/test.py', DETECTOR, detector_run / 'epoch_1.pth', '--work-dir', tmp_path / out.stem, '--out', out,
+            '--precision', 'bf16', *launcher, *options(DETECTOR, data, EVERY_BOX), processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert 'the model computes in bf16' in done.stdout + done.stderr
+        report = json.loads((tmp_path / out.stem / 'metrics.json').read_text())
+        assert report['protocol']['precision'] == 'bf16' and report['images'] == 3
+        found.append(json.loads(out.read_text()))
+    assert found[0] == found[1] and len(found[0]) == 300
+
+
+@pytest.mark.parametrize('tool', ['test.py', 'predict.py'])
+def test_an_unknown_precision_ends_with_one_sentence(tool: str, data: Path, tmp_path: Path) -> None:
+    more = [next((data / 'images/validation').iterdir()), '--out', tmp_path / 'out'] if tool == 'predict.py' else []
+    done = run_tool(f'tools/{tool}', DETECTOR, 'none.pth', *more, '--precision', 'int8')
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: precision='int8' is unknown; choose one of fp32, bf16, fp16\n")
+
+
 @pytest.mark.parametrize(
     ('change', 'sentence'),
     [

@@ -20,7 +20,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--what', nargs='+', metavar='WHAT', help='backbone, inference, train; all by default')
     parser.add_argument('--against', nargs='+', metavar='PEER', help='mmpretrain, timm, hf, stock; all by default')
-    parser.add_argument('--variants', nargs='+', metavar='NAME', help='ways in which ours is run; fp32 by default')
+    parser.add_argument('--variants', nargs='+', metavar='NAME', help='ways in which ours is run: plain, '
+                        'fp32, bf16, bf16-compiled; fp32 and bf16 by default')
     parser.add_argument('--size', metavar='HxW', help='of the images, in place of what the config makes')
     parser.add_argument('--batch', type=int, help='images; 1 by default, 2 in the training step of a segmenter')
     parser.add_argument('--repeats', type=int, default=7, help='pairs of runs of each comparison at most; default 7')

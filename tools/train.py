@@ -26,6 +26,8 @@ def parse_args() -> argparse.Namespace:
         help='faults on purpose, to rehearse: kill@save:0.37, enospc@save, nan@120, sigterm@200, worker-segv@50, '
         'hang@80, error@80:rank=1; docs/survival.md')
     add_precision(parser)
+    parser.add_argument(
+        '--compile', action='store_true', help='torch.compile for backbone, neck and dense heads; docs/performance.md')
     return parse_run_options(parser)
 
 
@@ -35,7 +37,7 @@ def main() -> None:
 
     run_training(
         args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
-        args.precision)
+        args.precision, args.compile)
 
 
 if __name__ == '__main__':

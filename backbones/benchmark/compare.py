@@ -50,7 +50,7 @@ class Settings:
 
     what: Sequence[str] = WHAT
     against: Sequence[str] = ('mmpretrain', 'timm', 'hf', 'stock')
-    variants: Sequence[str] = ('fp32',)
+    variants: Sequence[str] = ('fp32', 'bf16')
     size: tuple[int, int] | None = None
     batch: int | None = None
     repeats: int = 7

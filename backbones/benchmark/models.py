@@ -24,6 +24,7 @@ from backbones.weights.load import is_pretrained
 OBJECTS = 8  # in a made-up training image; COCO's have 7.3 on average
 PASSING = 300  # class scores above the threshold in a made-up test image, as a trained detector has some hundreds
 RATE = 1e-6  # learning rate of the timed steps: noise must not drive the weights to where nothing is finite
+ALL = 1 << 20  # more than there are anchors
 STIRRED = 0.1  # standard deviation of what is added to parameters that all start at one value
 RANDOM = re.compile('DropPath|Dropout|StochasticDepth')  # classes of modules that draw numbers in training
 
@@ -159,7 +160,7 @@ def stock_optimiser(model: nn.Module) -> OptimWrapper:
 
 
 def first_losses(model: nn.Module, data: dict[str, list], wrapper: OptimWrapper) -> dict[str, float]:
-    """Losses and gradient norm of one pass that draws the same random numbers on either side; nothing is updated."""
+    """Losses and gradient norm of one pass that learns from all anchors and RoIs; nothing is updated."""
     model.train()
     with _repeatable(model):
         with wrapper.optim_context(model):
@@ -174,18 +175,33 @@ def first_losses(model: nn.Module, data: dict[str, list], wrapper: OptimWrapper)
 
 @contextlib.contextmanager
 def _repeatable(model: nn.Module) -> Iterator[None]:
-    """Samplers draw from a fixed seed, dropout and stochastic depth are off."""
+    """Samplers take all there is, dropout and stochastic depth are off."""
+    samplers = list(_samplers(model))
+    numbers = [sampler.num for sampler in samplers]
     off = [module for module in model.modules() if RANDOM.search(type(module).__name__) and module.training]
     state = torch.get_rng_state()
     torch.manual_seed(0)
+    for sampler in samplers:
+        sampler.num = ALL
     for module in off:
         module.training = False
     try:
         yield
     finally:
         torch.set_rng_state(state)
+        for sampler, number in zip(samplers, numbers, strict=True):
+            sampler.num = number
         for module in off:
             module.training = True
+
+
+def _samplers(model: nn.Module) -> Iterator[Any]:
+    """What draws anchors and RoIs: each implementation by random numbers of its own."""
+    for head in (getattr(model, 'rpn_head', None), getattr(model, 'roi_head', None)):
+        found = [getattr(head, 'sampler', None), getattr(head, 'bbox_sampler', None)]
+        for sampler in (one for item in found for one in (item if isinstance(item, list) else [item])):
+            if hasattr(sampler, 'num'):
+                yield sampler
 
 
 # --- detections from random weights ---------------------------------------------------------------

@@ -23,7 +23,9 @@ from backbones.registry import SCOPE
 from backbones.vit import VisionTransformer
 
 # Parts of ours that compute what mmdet's or mmseg's of this name do, with the same arguments and parameters.
-EQUAL_TO = {name: name for name in ('SingleRoIExtractor', 'FCNMaskHead', 'UPerHead', 'FCNHead')}
+EQUAL_TO = {'StagedRoIHead': 'CascadeRoIHead'} | {name: name for name in (
+    'SingleRoIExtractor', 'FCNMaskHead', 'RPNHead', 'StandardRoIHead', 'UPerHead', 'FCNHead', 'DetDataPreprocessor',
+    'SegDataPreProcessor')}
 
 
 def backbone(ours: nn.Module) -> nn.Module:

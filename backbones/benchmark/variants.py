@@ -18,6 +18,9 @@ import torch
 from torch import nn
 
 from backbones.benchmark.names import pick
+from backbones.compiling.regions import compile_for_training
+from backbones.inference import compile_for_inference, prepare_for_inference
+from backbones.precision.compute import compute_in
 
 Prepare = Callable[[nn.Module, str], nn.Module]
 
@@ -68,7 +71,36 @@ def chosen(names: list[str]) -> list[Variant]:
     return pick(names, VARIANTS, '--variants', 'variant')
 
 
-@register('fp32')
+@register('plain')
 def plain(model: nn.Module, what: str) -> nn.Module:
-    """The model as the config builds it."""
+    """The model as the config builds it, without anything that our tools do to it."""
+    return model
+
+
+@register('fp32')
+def fp32(model: nn.Module, what: str) -> nn.Module:
+    """As `--precision fp32` runs it."""
+    return _at(model, what, 'fp32')
+
+
+@register('bf16', dtype=torch.bfloat16)
+def bf16(model: nn.Module, what: str) -> nn.Module:
+    """As `--precision bf16` runs it."""
+    return _at(model, what, 'bf16')
+
+
+@register('bf16-compiled', dtype=torch.bfloat16)
+def bf16_compiled(model: nn.Module, what: str) -> nn.Module:
+    """As `--precision bf16 --compile` runs it."""
+    if what != 'train':
+        return compile_for_inference(model, 'bf16')
+    compile_for_training(_at(model, what, 'bf16'))
+    return model
+
+
+def _at(model: nn.Module, what: str, precision: str) -> nn.Module:
+    """As the tools do it: `PrecisionHook` in training, `prepare_for_inference` otherwise."""
+    if what != 'train':
+        return prepare_for_inference(model, precision)
+    compute_in(model, precision)
     return model

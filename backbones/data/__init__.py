@@ -1,8 +1,8 @@
 """Datasets that check what they read, and the generated demo data set.
 
-Importing this package registers `backbones.CocoDataset` where mmdet is installed, and
-`backbones.LabelMapDataset`, `backbones.ADE20KDataset` and `backbones.LoadLabelMap` where mmseg is: a project
-with one toolbox needs no other. `backbones.LoadImageFromFile` needs mmcv only,
+Importing this package registers `backbones.CocoDataset` and `backbones.LoadInstanceAnnotations` where mmdet is
+installed, and `backbones.LabelMapDataset`, `backbones.ADE20KDataset` and `backbones.LoadLabelMap` where mmseg is: a
+project with one toolbox needs no other. `backbones.LoadImageFromFile` needs mmcv only,
 `backbones.AspectRatioBatchSampler`, `backbones.ResumableSampler`, `backbones.ResumableInfiniteSampler` and
 `backbones.ReproducibleDataset` nothing.
 """
@@ -17,6 +17,6 @@ with toolbox_needed():
     if find_spec('mmcv') is not None:
         from . import images  # noqa: F401
     if find_spec('mmdet') is not None:
-        from . import coco  # noqa: F401
+        from . import coco, instance_annotations  # noqa: F401
     if find_spec('mmseg') is not None:
         from . import label_maps  # noqa: F401

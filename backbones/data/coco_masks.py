@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-CHUNK = 1 << 20  # characters of run lengths at a time
+CHUNK = 1 << 16  # characters of run lengths at a time
 FLAT = 1e-9  # how far from a line points may lie, relative to their distances, to be on it: rounding errors
 
 
@@ -141,14 +141,14 @@ def _totals(strings: list[str]) -> list[int | None]:
     values = np.add.reduceat((codes & 31) << 5 * place, first)
     final = np.flatnonzero(ends)
     values -= np.where(codes[final] & 16, np.int64(1) << 5 * (place[final] + 1), 0)
-    runs, begins = _undo_differences(values, owner[first])
+    runs, begins = undo_differences(values, owner[first])
     np.logical_or.at(wrong, owner[first][runs < 0], True)
     for i, total, bad in zip(usable, np.add.reduceat(runs, begins).tolist(), wrong.tolist(), strict=True):
         totals[i] = None if bad else total
     return totals
 
 
-def _undo_differences(values: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def undo_differences(values: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the run lengths, and where those of each string begin."""
     begins = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
     number = np.arange(len(values)) - begins[owner]  # of the value in its string

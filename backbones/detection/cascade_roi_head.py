@@ -36,6 +36,9 @@ def cascade_roi_head(
     - what the first stage drew goes through all stages, ground-truth boxes included; only empty boxes are dropped;
     - the stages' probabilities are averaged at test, not their logits.
 
+    A training step makes the host wait for the device once, for the targets of the masks; what else
+    `backbones.StandardRoIHead` states of its slots holds here.
+
     What still differs from detectron2: FCNMaskHead draws its last layer as the others, not with a deviation of 0.001;
     box and mask losses carry mmdet's names (`s0.loss_cls` ..., `loss_mask`).
     https://github.com/facebookresearch/detectron2/blob/02b5c4e/detectron2/modeling/roi_heads/cascade_rcnn.py

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from mmdet.models.roi_heads import CascadeRoIHead as MMDetCascadeRoIHead
-from mmdet.models.task_modules.samplers import SamplingResult
 from mmdet.models.utils import empty_instances, unpack_gt_instances
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import InstanceList
-from mmengine.structures import InstanceData
 from torch import Tensor
+
+from .box_losses import decode
+from .slots import Slots, fixed_slots, mask_head_loss
+from .staged_slots import StagedSlots
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -32,7 +34,7 @@ class _ScaleGradient(torch.autograd.Function):
         return gradient * ctx.scale, None
 
 
-class CascadeRoIHead(MMDetCascadeRoIHead):
+class CascadeRoIHead(StagedSlots, MMDetCascadeRoIHead):
     """Box heads in a row, one mask head; see `backbones.detection.cascade_roi_head`. Arguments are mmdet's."""
 
     def init_mask_head(self, mask_roi_extractor: dict | None, mask_head: dict) -> None:
@@ -50,48 +52,32 @@ class CascadeRoIHead(MMDetCascadeRoIHead):
         """Compute the losses of all stages and of the mask head."""
         truth, ignored, metas = unpack_gt_instances(batch_data_samples)
         losses = {}
-        proposals = [found.bboxes for found in rpn_results_list]
+        proposals, usable = [found.bboxes for found in rpn_results_list], None
+        fixed = fixed_slots(self.static_slots, self, x[0].device)
         for stage in range(self.num_stages):
-            self.current_stage = stage
-            drawn = self._draw(stage, x, proposals, truth, ignored)
-            results = self.bbox_loss(stage, x, drawn)
-            weight = self.stage_loss_weights[stage]
-            for name, value in results['loss_bbox'].items():
-                losses[f's{stage}.{name}'] = value * weight if 'loss' in name else value
+            slots = self._draw(stage, proposals, usable, truth, ignored, fixed)
+            results = self._bbox_forward(stage, x, slots.rois)
+            losses.update(self._stage_losses(stage, results, slots))
             if stage == 0:
-                first = drawn
+                first = slots
             if stage < self.num_stages - 1:
-                proposals = self._refined(stage, drawn, results, metas)
+                proposals, usable = self._refined(stage, slots, results, metas)
         if self.with_mask:
-            losses.update(self._mask_losses(x, first, truth))
+            predicted = self._mask_forward(x, first.rois[first.among])
+            losses['loss_mask'] = (
+                mask_head_loss(self.mask_head, predicted, first, truth, self.train_cfg[0])
+                if len(predicted) else predicted.sum())
         return losses
 
-    def _draw(self, stage: int, x: tuple[Tensor, ...], proposals: list[Tensor], truth: InstanceList,
-              ignored: InstanceList) -> list[SamplingResult]:
-        """Match the proposals of each image with its objects, and draw from them as the stage's sampler does."""
-        drawn = []
-        for i, boxes in enumerate(proposals):
-            priors = InstanceData(priors=boxes)
-            matched = self.bbox_assigner[stage].assign(priors, truth[i], ignored[i])
-            maps = [level[i][None] for level in x]
-            drawn.append(self.bbox_sampler[stage].sample(matched, priors, truth[i], feats=maps))
-        return drawn
-
     @torch.no_grad()
-    def _refined(self, stage: int, drawn: list[SamplingResult], results: dict, metas: list[dict]) -> list[Tensor]:
-        """Move the boxes of a stage as its head says; those that became empty are dropped."""
-        deltas = results['bbox_pred'].detach().split([len(result.priors) for result in drawn])
-        refined = []
-        for result, delta, meta in zip(drawn, deltas, metas, strict=True):
-            boxes = self.bbox_head[stage].bbox_coder.decode(result.priors, delta, max_shape=meta['img_shape'])
-            refined.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)])
-        return refined
-
-    def bbox_loss(self, stage: int, x: tuple[Tensor, ...], sampling_results: list[SamplingResult]) -> dict:
-        """Compute the losses of one stage; zero, but with a gradient for every parameter, where there is no box."""
-        results = super().bbox_loss(stage, x, sampling_results)
-        results['loss_bbox'].setdefault('loss_cls', results['cls_score'].sum() * 0)
-        return results
+    def _refined(self, stage: int, slots: Slots, results: dict, metas: list[dict]) -> tuple[list[Tensor], list[Tensor]]:
+        """Move the boxes (P_i, 4) of a stage as its head says; those that became empty are no longer usable (P_i,)."""
+        coder, refined = self.bbox_head[stage].bbox_coder, []
+        images = map(slots.images, (slots.rois[:, 1:], results['bbox_pred'].detach().float()))
+        for boxes, deltas, meta in zip(*images, metas, strict=True):
+            refined.append(decode(coder, boxes, deltas, meta['img_shape']))
+        full = [(boxes[:, 2:] > boxes[:, :2]).all(dim=1) for boxes in refined]
+        return refined, [valid & good for valid, good in zip(slots.images(slots.valid), full, strict=True)]
 
     def _bbox_forward(self, stage: int, x: tuple[Tensor, ...], rois: Tensor) -> dict:
         """Apply the box head of a stage to RoIs (n, 5), in training and at test."""
@@ -100,13 +86,6 @@ class CascadeRoIHead(MMDetCascadeRoIHead):
         features = _ScaleGradient.apply(features, 1.0 / self.num_stages)
         scores, deltas = self.bbox_head[stage](features)  # (n, classes + 1), (n, 4)
         return dict(cls_score=scores, bbox_pred=deltas, bbox_feats=features)
-
-    def _mask_losses(self, x: tuple[Tensor, ...], drawn: list[SamplingResult], truth: InstanceList) -> dict:
-        """Compute the loss of the mask head on the positives of the first stage."""
-        predicted = self._mask_forward(x, bbox2roi([result.pos_priors for result in drawn]))
-        return self.mask_head.loss_and_target(
-            mask_preds=predicted, sampling_results=drawn, batch_gt_instances=truth,
-            rcnn_train_cfg=self.train_cfg[0])['loss_mask']
 
     def _mask_forward(self, x: tuple[Tensor, ...], rois: Tensor) -> Tensor:
         """Predict masks (n, classes, M, M) for RoIs (n, 5)."""

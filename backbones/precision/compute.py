@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.precision.copies import LowPrecisionCopies
-from backbones.precision.islands import float_outputs, to_float
+from backbones.precision.islands import float_outputs, nchw_for_mmcv, to_float
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -25,60 +25,67 @@ def checked_precision(precision: object) -> torch.dtype:
 
 
 class Computing:
-    """A model that computes in low precision until `stop` is called."""
+    """A model that computes in a precision and a memory order until `stop` is called."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.copies = LowPrecisionCopies(model, dtype)
-        self._dtype = dtype
-        backbone = getattr(model, 'backbone', model)
-        self._hooks = [
-            model.register_forward_pre_hook(self._before_pass),
-            backbone.register_forward_pre_hook(self._enter),
-        ]
+    def __init__(self, model: nn.Module, dtype: torch.dtype, channels_last: bool) -> None:
+        self._dtype, self._channels_last = dtype, channels_last
+        self._hooks = [getattr(model, 'backbone', model).register_forward_pre_hook(self._enter)]
+        self.copies: LowPrecisionCopies | None = None
+        if dtype != torch.float32:
+            self.copies = LowPrecisionCopies(model, dtype)
+            self._hooks.append(model.register_forward_pre_hook(self._before_pass))
 
     def stop(self) -> None:
-        """Go back to fp32."""
+        """Go back to what the model does by itself."""
         for hook in self._hooks:
             hook.remove()
-        self.copies.drop()
+        if self.copies is not None:
+            self.copies.drop()
 
     def _before_pass(self, module: nn.Module, args: tuple) -> None:
         self.copies.refresh()
 
     def _enter(self, module: nn.Module, args: tuple) -> tuple[Any, ...]:
-        """Images (N, C, H, W) in the dtype and, in memory, channel by channel; tokens and the rest as they are."""
-        return tuple(enter(value, self._dtype) for value in args)
+        return tuple(enter(value, self._dtype, self._channels_last) for value in args)
 
 
-def enter(value: Any, dtype: torch.dtype) -> Any:
-    """An fp32 tensor in `dtype`, maps in channels_last; anything else as it is."""
+def enter(value: Any, dtype: torch.dtype, channels_last: bool = True) -> Any:
+    """Images (N, C, H, W) in `dtype`, in memory channel by channel if so asked; anything that is no image as it is."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
-    layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+    layout = torch.channels_last if channels_last and value.ndim == 4 else torch.preserve_format
     return value.to(dtype, memory_format=layout)
 
 
-def compute_in(model: nn.Module, precision: str) -> Computing | None:
-    """Let a detector, a segmenter or a backbone compute in `precision`; its parameters stay fp32.
+def compute_in(model: nn.Module, precision: str, channels_last: bool = True) -> Computing | None:
+    """Let a detector, a segmenter or a backbone compute in `precision`; its parameters stay fp32, and where they are.
 
     Weights, maps and tokens are of that precision; what the heads return is fp32, and everything behind them
     (`backbones.precision.islands`). No GradScaler is needed for bf16, whose range is that of fp32; fp16 needs
     `backbones.ScaledOptimWrapper`.
 
+    The memory order of maps follows that of the images. The parameters' own is not touched: DDP, which looks at it when
+    it is made, gives wrong gradients in the first step after a change, without a word (torch 2.13).
+
     Args:
         model: changed in place; wrappers (DDP, test-time augmentation) may be around it.
-        precision: 'bf16' or 'fp16'; 'fp32' changes nothing.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        channels_last: whether maps lie in NHWC order. LayerNorm then needs no copy, convolutions no reorder; results
+            are those of NCHW up to rounding.
 
     Returns:
-        What ends it, or None for fp32.
+        What ends it; None where there is nothing to do.
 
     Raises:
         ValueError: an unknown precision; one that this machine cannot compute in; a model whose heads are not known.
     """
     dtype = checked_precision(precision)
-    if precision == 'fp32':
-        return None
     model = unwrapped(model)
+    if precision == 'fp32':
+        if not (channels_last and hasattr(model, 'backbone')):
+            return None
+        nchw_for_mmcv(model)
+        return Computing(model, dtype, channels_last)
     check_machine(precision, next(model.parameters()).device)
     if hasattr(model, 'backbone') and not float_outputs(model):
         raise ValueError(
@@ -86,7 +93,7 @@ def compute_in(model: nn.Module, precision: str) -> Computing | None:
             "fp32 (mmdet's dense, box and mask heads, mmseg's decode heads); train it with optim_wrapper.type="
             "'AmpOptimWrapper' instead"
         )
-    return Computing(model, dtype)
+    return Computing(model, dtype, channels_last)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """Where a detector or segmenter in low precision goes back to fp32: the outputs of its heads.
 
 What follows them is fp32 then: losses, box decoding, scores, NMS, RoI coordinates (512 to 1024 pixels have a spacing of
-4 in bf16), up-sampled logits and their softmax. RoI pooling keeps its coordinates in fp32 by
-`backbones.SingleRoIExtractor`. The statistics of norms are fp32 inside PyTorch's kernels whatever the input is.
+4 in bf16), up-sampled logits and their softmax. RoI pooling keeps its coordinates in fp32, by
+`backbones.SingleRoIExtractor` or around mmdet's extractors, which would cast them to the type of the maps. The
+statistics of norms are fp32 inside PyTorch's kernels whatever the input is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ HEADS = {
     'mmdet.models.roi_heads.mask_heads.fused_semantic_head': ('FusedSemanticHead',),
     'mmseg.models.decode_heads.decode_head': ('BaseDecodeHead',),
 }
+EXTRACTORS = ('mmdet.models.roi_heads.roi_extractors.base_roi_extractor', 'BaseRoIExtractor')
 MARK = '_gives_float32'
 
 
@@ -37,7 +40,9 @@ def heads(model: nn.Module) -> list[nn.Module]:
 
 
 def float_outputs(model: nn.Module) -> list[nn.Module]:
-    """Let every head in a model return fp32, however it is called: mmseg calls `forward` without `__call__`.
+    """Let every head in a model return fp32, and mmdet's own RoI extractors pool in fp32.
+
+    It is `forward` that is wrapped, as mmseg calls it without `__call__`.
 
     Args:
         model: changed in place; a second time changes nothing.
@@ -49,7 +54,37 @@ def float_outputs(model: nn.Module) -> list[nn.Module]:
     for head in found:
         if not getattr(head.forward, MARK, False):
             head.forward = _returning_float(head.forward)
+    module, name = EXTRACTORS
+    for extractor in model.modules() if module in sys.modules else ():
+        if isinstance(extractor, getattr(sys.modules[module], name)) and not getattr(extractor.forward, MARK, False):
+            extractor.forward = _pooling_in_float(extractor.forward)
+    nchw_for_mmcv(model)
     return found
+
+
+def nchw_for_mmcv(model: nn.Module) -> None:
+    """Give the layers of mmcv.ops (RoIAlign, deformable convolution, ...) their maps in NCHW order.
+
+    Their kernels read the memory as if it were so, whatever the strides say.
+    """
+    for module in model.modules():
+        if type(module).__module__.startswith('mmcv.ops') and not getattr(module, MARK, False):
+            module.register_forward_pre_hook(_make_contiguous)
+            setattr(module, MARK, True)
+
+
+def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
+    """Forward pre-hook: tensors in NCHW order, copied only where they are not."""
+    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
+
+
+def _pooling_in_float(forward: Any) -> Any:
+    @functools.wraps(forward)
+    def pooling_in_float(feats: Sequence[Tensor], rois: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return forward(to_float(tuple(feats)), to_float(rois), *args, **kwargs).to(feats[0].dtype)
+
+    setattr(pooling_in_float, MARK, True)
+    return pooling_in_float
 
 
 def _returning_float(forward: Any) -> Any:

@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
+from backbones.parameter_groups import keep_one_layout
 from backbones.registry import OPTIM_WRAPPERS
 from backbones.training.agreement import Later, agree
 
@@ -219,6 +220,7 @@ class _Guarded:
             return
         for group in groups:
             group.update(fused=True, foreach=False)
+        keep_one_layout(self.optimizer)
         self.optimizer._step_supports_amp_scaling = True  # what its constructor does for fused=True
         for parameter in parameters:
             step = self.optimizer.state.get(parameter, {}).get('step')

@@ -17,12 +17,15 @@ from backbones.registry import SCOPE
 from backbones.training.loops import make_resumable
 
 HOOKS = dict(
-    resume='ResumeHook', metrics='MetricsFileHook', run_record='RunRecordHook', non_finite='NonFiniteHook',
-    watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook', history='HistoryHook')
+    runtime_info='RuntimeInfoHook', resume='ResumeHook', metrics='MetricsFileHook', run_record='RunRecordHook',
+    non_finite='NonFiniteHook', watchdog='WatchdogHook', preemption='PreemptionHook', bad_samples='BadSamplesHook',
+    history='HistoryHook')
 CHOSEN = dict(precision='PrecisionHook')  # a name that no config of another project gets by itself
-PLAIN_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')  # MMEngine's
+PLAIN_HOOKS = ('timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')  # MMEngine's
 WRAPPERS = {name: f'{SCOPE}.Guarded{name}' for name in ('OptimWrapper', 'AmpOptimWrapper')}
 SAVES = 'SafeCheckpointHook'
+# Parts with the same arguments and results, at less cost.
+PREPROCESSORS = dict(DetDataPreprocessor='mmdet', SegDataPreProcessor='mmseg')
 METRICS = dict(IoUMetric='mmseg', CocoMetric='mmdet')
 # Arguments of mmcv's loader that ours has not, with the values that it works by.
 LOADER_ONLY = dict(imdecode_backend='cv2', file_client_args=None, ignore_empty=False)
@@ -69,6 +72,7 @@ def harden_run(cfg: Config) -> list[str]:
             hooks[key] = dict(type=f'{SCOPE}.{name}')
     cfg.default_hooks = hooks
     _check_one_saves(cfg)
+    changed += _use_faster_parts(cfg)
     for backend in dicts_in((cfg.get('visualizer') or {}).get('vis_backends')):
         if _is_plain(backend, 'LocalVisBackend', 'mmengine'):
             changed.append(_replace(backend, 'LocalVisBackend'))
@@ -101,6 +105,8 @@ def harden_reading(cfg: Config, splits: tuple[str, ...]) -> list[str]:
                 for key in LOADER_ONLY:
                     node.pop(key, None)
                 changed.append(_replace(node, 'LoadImageFromFile'))
+            elif _is_plain(node, 'LoadAnnotations', 'mmdet') and node.get('with_mask'):  # mmseg's has no such key
+                changed.append(_replace(node, 'LoadInstanceAnnotations'))
             elif _is_plain(node, 'CocoDataset', 'mmdet'):
                 changed.append(_replace(node, 'CocoDataset'))
         for metric in dicts_in(cfg.get(f'{split}_evaluator')):
@@ -130,7 +136,7 @@ def _guard_steps(cfg: Config, hooks: dict[str, Any], changed: list[str]) -> list
     if name in WRAPPERS and 'optimizer' in wrapper:
         wrapper['type'] = WRAPPERS[name]
         changed.append(f'{name} by {WRAPPERS[name]}')
-    elif not name.rpartition('.')[2].startswith('Guarded'):
+    elif not name.rpartition('.')[2].startswith(('Guarded', 'Scaled')):
         hooks['non_finite'] = None
         return [f'optim_wrapper.type={name} takes every step: there is no guard against non-finite losses for it, only '
                 f'for {" and ".join(WRAPPERS)}']
@@ -149,6 +155,20 @@ def _save_safely(hooks: dict[str, Any], changed: list[str]) -> list[str]:
         return [f'default_hooks.checkpoint.type={_name(hook)} is none of ours: what it saves is not verified, and '
                 '--resume does not know it']
     return []
+
+
+def _use_faster_parts(cfg: Config) -> list[str]:
+    """Hooks and preprocessors of the toolboxes by ours, which wait less and give the same; what became of what."""
+    changed = []
+    for hook in _hooks(cfg):
+        for name in ('RuntimeInfoHook', 'EMAHook'):
+            if _is_plain(hook, name, 'mmengine'):
+                changed.append(_replace(hook, name))
+    preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
+    for name, home in PREPROCESSORS.items():
+        if _is_plain(preprocessor, name, home):
+            changed.append(_replace(preprocessor, name))
+    return changed
 
 
 def _check_one_saves(cfg: Config) -> None:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
+from backbones.compiling.switch import compile_training
 from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight import check_classes, check_evaluator, check_model
@@ -47,6 +48,7 @@ def run_training(
     total_batch: int | None = None,
     faults: str | None = None,
     precision: str | None = None,
+    compile: bool = False,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -61,6 +63,7 @@ def run_training(
             otherwise kept on any number of processes.
         faults: what shall go wrong on purpose, such as 'kill@save:0.37,nan@120': docs/survival.md.
         precision: 'fp32', 'bf16' or 'fp16' in place of the config's: docs/precision.md.
+        compile: whether torch.compile makes the dense parts of the model: docs/performance.md.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
@@ -78,6 +81,8 @@ def run_training(
     notes += batch_notes(cfg, plan)
     apply_batch_plan(cfg, plan)
     notes += harden_run(cfg)
+    if compile:
+        notes += compile_training(cfg)
     _take_model_init(cfg)
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)

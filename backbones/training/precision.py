@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.config import AMP_KEYS
 from backbones.precision.compute import Computing, check_machine, checked_precision, compute_in, unwrapped
@@ -71,12 +71,11 @@ def apply_precision(cfg: Config, precision: str | None = None) -> list[str]:
 class PrecisionHook(Hook):
     """Let training, validation and test compute in the config's `precision`, on maps in channels_last.
 
-    Parameters stay fp32 (docs/precision.md). In NHWC memory order LayerNorm needs no copy and convolutions no reorder;
-    the results are those of NCHW up to rounding. The layers of mmcv.ops (RoIAlign, deformable convolution, ...) get
-    their maps in NCHW order: their kernels read the memory as if it were so, whatever the strides say.
+    Parameters stay fp32 (docs/precision.md). The layers of mmcv.ops (RoIAlign, deformable convolution, ...) get their
+    maps in NCHW order: their kernels read the memory as if it were so, whatever the strides say.
 
     Args:
-        channels_last: False leaves the memory order of weights and maps as it is.
+        channels_last: False leaves the memory order of maps as it is.
     """
 
     priority = 'VERY_LOW'  # after EMAHook has copied the model
@@ -85,20 +84,25 @@ class PrecisionHook(Hook):
         self.channels_last = channels_last
         self._computing: Computing | None = None
 
-    def before_run(self, runner: Runner) -> None:
-        """Convert the weights' layout once, before they are loaded or trained, and switch the precision on.
+    def before_train(self, runner: Runner) -> None:
+        """Switch on, when the weights are there: their start draws numbers in the order of their memory."""
+        self._switch_on(runner)
 
-        Raises:
-            ValueError: the optimiser wrapper works against the precision.
-        """
+    def before_val(self, runner: Runner) -> None:
+        """Switch on where nothing is trained."""
+        self._switch_on(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Switch on where nothing is trained."""
+        self._switch_on(runner)
+
+    def _switch_on(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
-        if self.channels_last:
-            to_channels_last(model)
-        precision = runner.cfg.get('precision')
-        if precision in (None, 'fp32') or next(model.parameters()).dtype != torch.float32:
+        if self._computing is not None or next(model.parameters()).dtype != torch.float32:
             return  # a model whose weights were converted for inference computes as they are
+        precision = runner.cfg.get('precision') or 'fp32'
         _check_wrapper(precision, runner.optim_wrapper)
-        self._computing = compute_in(model, precision)
+        self._computing = compute_in(model, precision, self.channels_last)
 
     def after_run(self, runner: Runner) -> None:
         """Leave the model as it was: fp32."""
@@ -107,22 +111,9 @@ class PrecisionHook(Hook):
             self._computing = None
 
 
-def to_channels_last(model: nn.Module) -> None:
-    """Put the weights of a model into NHWC memory order, and maps into NCHW in front of mmcv's own kernels."""
-    model.to(memory_format=torch.channels_last)
-    for module in model.modules():
-        if type(module).__module__.startswith('mmcv.ops'):
-            module.register_forward_pre_hook(_make_contiguous)
-
-
-def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
-    """Forward pre-hook: tensors in NCHW order, copied only where they are not."""
-    return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
-
-
 def _check_wrapper(precision: str, wrapper: Any) -> None:
     """Refuse autocast around a model that is in low precision already, and fp16 without a scaled loss."""
-    if not isinstance(wrapper, OptimWrapper):  # none, or still a dict in a test
+    if precision == 'fp32' or not isinstance(wrapper, OptimWrapper):  # none, or still a dict in a test
         return
     scaled = isinstance(wrapper, ScaledOptimWrapper)
     if scaled != (precision == 'fp16') or (isinstance(wrapper, AmpOptimWrapper) and not scaled):

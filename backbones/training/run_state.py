@@ -26,6 +26,7 @@ from backbones.data.randomness import generator_states, kept_randomness, seed_ge
 
 from .optimizer_state import capture_optimizer, check_optimizer, restore_optimizer, wrappers
 from .plain import copied, from_plain, plain_part, to_plain
+from .saved_groups import regrouped
 from .state_form import FORMAT, check_form
 
 PACKAGES = ('mmbackbones', 'torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
@@ -86,8 +87,10 @@ def restore(runner: Runner, tree: dict[str, Any], *, log: Callable[[str], None] 
     log = log or runner.logger.info
     loop, model = runner.train_loop, _bare(runner)
     averages, schedulers = _averages(runner), _schedulers(runner)
+    check_form(tree)
+    tree, regroupings = regrouped(tree, wrappers(runner.optim_wrapper), model)
     _check(runner, tree, model, averages, schedulers)
-    changes, seed = _changes(tree, loop), _seed(runner)
+    changes, seed = regroupings + _changes(tree, loop), _seed(runner)
     if seed != tree['seed']:
         changes.append(f'the seed stays {tree["seed"]}, as the run has it, not {seed}')
     _set_sampler_seed(loop, tree['seed'])
@@ -292,7 +295,6 @@ def _same(value: Tensor, saved: Tensor) -> bool:
 
 def _check(runner: Runner, tree: dict, model: nn.Module, averages: list[EMAHook], schedulers: dict[str, list]) -> None:
     """Find all that does not fit before anything is changed."""
-    check_form(tree)
     wrong = _differences('the model', model.state_dict(), tree['model'])
     if len(averages) != len(tree['ema']):
         wrong.append(f'the run has {len(averages)} EMAHooks, saved were {len(tree["ema"])}')

@@ -1,8 +1,10 @@
-"""What every run does besides training: lay out memory, save, log, say what it is, guard, watch, end in order: docs/survival.md.
+"""What every run does besides training: lay out memory (docs/precision.md), save, log, say what it is, guard, watch,
+end in order (docs/survival.md).
 
 Each part has a name: `default_hooks.watchdog.timeout_s=7200` changes it, `default_hooks.watchdog=None` leaves it out.
 """
 default_hooks = dict(
+    runtime_info=dict(type='backbones.RuntimeInfoHook'),
     precision=dict(type='backbones.PrecisionHook'),
     resume=dict(type='backbones.ResumeHook'),
     checkpoint=dict(type='backbones.SafeCheckpointHook', interval='validation', max_keep_ckpts=3),

@@ -25,4 +25,4 @@ optim_wrapper = dict(
     type='backbones.GuardedAmpOptimWrapper', dtype='float16',
     optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.95))
 custom_hooks = [dict(
-    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]
+    type='backbones.EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

@@ -25,4 +25,4 @@ model = dict(
 train_dataloader = dict(batch_size=2, sampler=dict(type='backbones.ResumableSampler'))
 optim_wrapper = dict(optimizer=dict(lr=1e-4), paramwise_cfg=dict(decay_rate=0.7))
 custom_hooks = [dict(
-    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]
+    type='backbones.EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

@@ -31,4 +31,4 @@ optim_wrapper = dict(
     type='backbones.GuardedAmpOptimWrapper', dtype='float16',
     optimizer=dict(lr=6e-5), paramwise_cfg=dict(decay_rate=0.9))
 custom_hooks = [dict(
-    type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]
+    type='backbones.EMAHook', ema_type='ExponentialMovingAverage', momentum=0.0002, update_buffers=True)]

@@ -24,7 +24,7 @@ ADAMW = dict(
     type='backbones.GuardedAmpOptimWrapper', dtype='float16', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
     constructor='backbones.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=0.9, weight_decay_rule='convnext'))
-QUICK = dict(size=(64, 64), repeats=1, peak_seconds=0.001)
+QUICK = dict(variants=('fp32',), size=(64, 64), repeats=1, peak_seconds=0.001)
 
 
 def toy_config(folder: Path, fragment: str, **backbone: object) -> Path:
@@ -133,7 +133,7 @@ def test_a_peer_that_breaks_while_it_runs_is_skipped_with_the_reason(
 @pytest.mark.parametrize(('setting', 'message'), [
     (dict(what=['speed']), '--what speed: choose among backbone, inference, train'),
     (dict(against=['keras']), '--against keras: there is no such peer; choose among'),
-    (dict(variants=['fp8']), '--variants fp8: there is no such variant; choose among fp32'),
+    (dict(variants=['fp8']), '--variants fp8: there is no such variant; choose among plain, fp32'),
     (dict(repeats=0), '--repeats 0 must be at least 1'),
     (dict(batch=-1), '--batch -1 must be at least 1'),
     (dict(threads=0), '--threads 0 must be at least 1'),
@@ -197,7 +197,7 @@ def test_a_variant_is_prepared_from_a_copy_and_compared_as_itself(
         return model
 
     report = benchmark(toy_config(tmp_path, 'mask_rcnn'), None, Settings(
-        what=['backbone'], against=['stock'], variants=['off by one', 'fp32'], **QUICK))
+        what=['backbone'], against=['stock'], **dict(QUICK, variants=['off by one', 'plain'])))
     first, second = report['rows']
     assert (first['ours'], first['dtype']) == ('off by one', 'bfloat16')
     assert first['max_abs'] == pytest.approx(1.0, abs=1e-4)

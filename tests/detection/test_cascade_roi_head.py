@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from conftest import ROOT
+from detection.waiting import waits
 from mmdet.models.roi_heads import CascadeRoIHead as MMDetCascadeRoIHead
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -14,6 +15,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from stock.toy import CLASSES, WIDTH, batch, toy_fragment
 from torch import Tensor, nn
+
+from backbones.detection import roi_extractor, slots
+from backbones.detection.slots import Slots
 
 VIT = dict(
     type='backbones.VisionTransformer', arch=dict(embed_dim=16, depth=2, num_heads=2), with_cls_token=False,
@@ -41,12 +45,12 @@ def losses_of(model: nn.Module, objects: int = 3) -> dict:
     return model(**data, mode='loss')
 
 
-def spied(model: nn.Module) -> list[list]:
-    """The sampling results of every stage of the steps to come."""
+def spied(model: nn.Module) -> list[Slots]:
+    """What every stage of the steps to come draws."""
     seen = []
     head = model.roi_head
-    original = head.bbox_loss
-    head.bbox_loss = lambda stage, x, results: (seen.append(results), original(stage, x, results))[1]
+    original = head._draw
+    head._draw = lambda *args: (seen.append(original(*args)), seen[-1])[1]
     return seen
 
 
@@ -103,10 +107,10 @@ def test_later_stages_take_all_boxes_of_the_first_with_the_ground_truth_among_th
     model = detector()
     seen = spied(model)
     losses_of(model)
-    for image in range(2):
-        first, second, third = (stage[image] for stage in seen)
-        assert first.pos_is_gt.sum() == 3  # the objects themselves are among what the first stage drew
-        assert len(first.priors) == len(second.priors) == len(third.priors) == 24
+    first, second, third = seen
+    # the objects themselves are among what the first stage drew
+    assert [image.sum() for image in first.images(first.is_truth)] == [3, 3]
+    assert first.counts == second.counts == third.counts == [24, 24]
 
 
 def test_later_stages_get_the_boxes_that_the_stage_before_predicted() -> None:
@@ -116,9 +120,9 @@ def test_later_stages_get_the_boxes_that_the_stage_before_predicted() -> None:
     model.roi_head.bbox_head[0].register_forward_hook(lambda module, inputs, output: predicted.append(output[1]))
     losses_of(model)
     coder = model.roi_head.bbox_head[0].bbox_coder
-    moved = coder.decode(seen[0][0].priors, predicted[0][:24].detach(), max_shape=(64, 64))
-    second = seen[1][0].priors
-    assert sorted(map(tuple, moved.tolist())) == sorted(map(tuple, second.tolist()))
+    moved = coder.decode(seen[0].rois[:24, 1:], predicted[0][:24].detach(), max_shape=(64, 64))
+    second = seen[1].rois[:24, 1:]
+    torch.testing.assert_close(second, moved)
     assert not second.requires_grad
 
 
@@ -128,7 +132,7 @@ def test_the_mask_head_learns_from_the_positives_of_the_first_stage() -> None:
     rois = []
     model.roi_head.mask_roi_extractor.register_forward_hook(lambda module, inputs, output: rois.append(inputs[1]))
     losses_of(model)
-    assert torch.equal(rois[0][:, 1:], torch.cat([result.pos_priors for result in seen[0]]))
+    assert torch.equal(rois[0], seen[0].rois[seen[0].positive])
     assert len(rois) == 1
 
 
@@ -161,7 +165,7 @@ def test_empty_boxes_are_dropped_between_stages() -> None:
     nn.init.constant_(model.roi_head.bbox_head[0].fc_reg.bias, 0.0)
     model.roi_head.bbox_head[0].fc_reg.bias.data[0] = 100.0
     losses = losses_of(model)
-    assert [len(result.priors) for result in seen[1]] == [0, 0]
+    assert seen[1].counts == [0, 0]
     total(losses).backward()
     assert [name for name, value in model.named_parameters() if value.grad is None] == []
     assert torch.isfinite(total(losses))
@@ -233,3 +237,34 @@ def test_an_impossible_head_is_refused_with_the_remedy() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             build(change)
+
+
+@pytest.mark.parametrize('objects', [3, 0])
+def test_empty_slots_change_no_loss(objects: int) -> None:
+    head = detector().roi_head
+    maps = tuple(torch.randn(2, WIDTH, 64 // s, 64 // s) for s in (4, 8, 16, 32))
+    boxes = [InstanceData(bboxes=torch.tensor([[4.0, 4, 40, 40], [20, 8, 60, 50], [0, 0, 9, 9]])) for _ in range(2)]
+    results = []
+    for static in (True, False):
+        head.static_slots = static
+        torch.manual_seed(2)
+        results.append(head.loss(maps, boxes, batch(0, objects=objects)['data_samples']))
+    for name, value in results[1].items():
+        torch.testing.assert_close(results[0][name].sum(), value.sum())
+
+
+def test_the_host_waits_only_for_the_targets_of_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = detector().roi_head
+    head.static_slots = True
+    monkeypatch.setattr(roi_extractor, '_few', lambda *_: True)  # the way of a GPU
+    maps = tuple(torch.randn(2, WIDTH, 64 // s, 64 // s) for s in (4, 8, 16, 32))
+    boxes = [InstanceData(bboxes=torch.tensor([[4.0, 4, 40, 40], [20, 8, 60, 50]])) for _ in range(2)]
+    samples = batch(0)['data_samples']
+    head.loss(maps, boxes, samples)  # constants cross to the device once
+    calls = []
+    monkeypatch.setattr(
+        slots, 'mask_targets', lambda lined, *_: (calls.append(1), torch.zeros(len(lined.among), 28, 28))[1])
+    with waits() as seen:
+        total(head.loss(maps, boxes, samples)).backward()
+    assert not seen
+    assert len(calls) == 1

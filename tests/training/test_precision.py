@@ -80,7 +80,7 @@ def test_the_hook_switches_on_before_a_run_and_off_after_it() -> None:
     model, image = ConvNeXt(STAGES), torch.rand(1, 3, 64, 64)
     expected = model(image)
     hook, run = PrecisionHook(), run_of(model, 'bf16')
-    hook.before_run(run)
+    hook.before_train(run)
     assert model(image)[0].dtype == torch.bfloat16
     hook.after_run(run)
     torch.testing.assert_close(model(image), expected)
@@ -90,14 +90,14 @@ def test_autocast_around_a_model_in_bf16_is_refused() -> None:
     model = ConvNeXt(STAGES)
     wrapper = ScaledOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match=r"set it to 'backbones\.GuardedOptimWrapper', or leave precision out"):
-        PrecisionHook().before_run(run_of(model, 'bf16', wrapper))
+        PrecisionHook().before_train(run_of(model, 'bf16', wrapper))
 
 
 def test_fp16_without_a_scaled_loss_is_refused() -> None:
     model = ConvNeXt(STAGES)
     wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.1)))
     with pytest.raises(ValueError, match=r"set it to 'backbones\.ScaledOptimWrapper'"):
-        PrecisionHook().before_run(run_of(model, 'fp16', wrapper))
+        PrecisionHook().before_train(run_of(model, 'fp16', wrapper))
 
 
 # --- fp16 ---
@@ -140,16 +140,17 @@ def test_a_wrong_loss_scale_is_refused() -> None:
 # --- memory order ---
 
 
-def test_channels_last_keeps_the_features_and_their_memory_order() -> None:
+def test_maps_lie_in_channels_last_and_the_weights_stay_where_they_are() -> None:
     torch.manual_seed(0)
-    plain = ConvNeXt(arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))).eval()
-    changed = copy.deepcopy(plain)
-    PrecisionHook().before_run(run_of(changed, None))
-    assert changed.downsample_layers[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = ConvNeXt(STAGES).eval()
+    changed = nn.Module()
+    changed.backbone = copy.deepcopy(plain)
+    PrecisionHook().before_train(run_of(changed, None))
+    assert all(value.is_contiguous() for value in changed.parameters())
     image = torch.rand(2, 3, 64, 96)
-    for expected, given in zip(plain(image), changed(image), strict=True):
+    for expected, given in zip(plain(image), changed.backbone(image), strict=True):
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-5)
-        assert given.is_contiguous(memory_format=torch.channels_last)
+        assert given.is_contiguous(memory_format=torch.channels_last) and expected.is_contiguous()
 
 
 @pytest.mark.parametrize('extractor', ['backbones.SingleRoIExtractor', 'mmdet.SingleRoIExtractor'])
@@ -163,7 +164,7 @@ def test_channels_last_finds_the_same_boxes_and_masks(extractor: str) -> None:
     torch.manual_seed(0)
     plain = MODELS.build(cfg.model).eval()
     changed = copy.deepcopy(plain)
-    PrecisionHook().before_run(run_of(changed, None))
+    PrecisionHook().before_train(run_of(changed, None))
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     expected, given = (features_and_logits(model, image) for model in (plain, changed))
     for one, other in zip(expected, given, strict=True):

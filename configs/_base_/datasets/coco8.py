@@ -8,7 +8,7 @@ size = (448, 448)
 
 train_pipeline = [
     dict(type='backbones.LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='backbones.LoadInstanceAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=size, keep_ratio=True),
     dict(type='PackDetInputs'),
 ]

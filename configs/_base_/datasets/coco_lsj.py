@@ -9,7 +9,7 @@ image_size = (1024, 1024)
 
 train_pipeline = [
     dict(type='backbones.LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='backbones.LoadInstanceAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(

@@ -8,7 +8,7 @@ short_sides = [(side, 1333) for side in range(480, 801, 32)]
 
 train_pipeline = [
     dict(type='backbones.LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='backbones.LoadInstanceAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',

@@ -3,7 +3,7 @@ data_root = 'data/demo/'
 
 train_pipeline = [
     dict(type='backbones.LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='backbones.LoadInstanceAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
 ]

@@ -6,7 +6,7 @@ A leaf gives `model.backbone`, the head's `in_channels` and `dropout_ratio`, and
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
-        type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        type='backbones.SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True, pad_val=0, seg_pad_val=255),
     decode_head=dict(
         type='backbones.LinearHead', num_classes=150, norm_cfg=dict(type='SyncBN', eps=1e-5),

@@ -9,18 +9,18 @@ assigner = dict(type='MaxIoUAssigner', ignore_iof_thr=-1)
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
-        type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        type='backbones.DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True, pad_mask=True, pad_size_divisor=32),
     neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
-        type='RPNHead', in_channels=256, feat_channels=256,
+        type='backbones.RPNHead', in_channels=256, feat_channels=256,
         anchor_generator=dict(
             type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[1.0] * 4),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0)),
     roi_head=dict(
-        type='StandardRoIHead',
+        type='backbones.StandardRoIHead',
         bbox_roi_extractor=dict(
             type='backbones.SingleRoIExtractor', roi_layer=roi_align, out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
@@ -35,7 +35,7 @@ model = dict(
             type='backbones.SingleRoIExtractor', roi_layer=dict(roi_align, output_size=14), out_channels=256,
             featmap_strides=[4, 8, 16, 32]),
         mask_head=dict(
-            type='FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80,
+            type='backbones.FCNMaskHead', num_convs=4, in_channels=256, conv_out_channels=256, num_classes=80,
             loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(
         rpn=dict(

@@ -5,4 +5,5 @@ https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/configs/vit/vit_vit-b16
 """
 optim_wrapper = dict(
     type='backbones.GuardedOptimWrapper', optimizer=dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.01),
+    constructor='backbones.DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(custom_keys={name: dict(decay_mult=0.0) for name in ('pos_embed', 'cls_token')}))
