@@ -15,13 +15,14 @@ RUN := $(VENV)/bin/python
 # Set in many container images. Without byte code each tool would compile some 3000 modules anew, 7 s every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test soak lint clean
+.PHONY: help setup demo test soak bench lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    set up, then train, test and picture a detector and a segmenter on generated images'
 	@echo 'make test    set up, then run the tests'
 	@echo 'make soak    set up, then run the long tests: kills, damaged files, resumed and long runs; up to 30 minutes'
+	@echo 'make bench   set up, then time ours against stock parts and what else is installed; under 10 minutes'
 	@echo 'make setup   only set up: $(VENV) with torch, the OpenMMLab forks, mmcv with compiled ops, this project'
 	@echo 'make lint    ruff'
 	@echo 'make clean   remove caches and build leftovers; keeps $(VENV), work_dirs/ and data/'
@@ -53,6 +54,10 @@ test: $(STAMP) $(TEST_STAMP)
 # The long half of the tests: one process, at most 30 minutes on two cores.
 soak: $(STAMP) $(TEST_STAMP)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests -q -m soak $(SOAK_ARGS)
+
+# Nothing else should run meanwhile.
+bench: $(STAMP)
+	$(RUN) tools/benchmark_all.py --quick $(BENCH_ARGS)
 
 lint: $(STAMP) $(TEST_STAMP)
 	$(RUN) -m ruff check .

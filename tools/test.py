@@ -2,11 +2,17 @@
 """Evaluate a detector or a segmenter; the numbers and how they were measured go to metrics.json in the work folder.
 
 python tools/test.py configs/small/mask-rcnn_convnext_demo.py work_dirs/mask-rcnn_convnext_demo/epoch_10.pth
+python tools/test.py CONFIG CHECKPOINT --precision bf16     # final weights, folded and packed, in bf16
+python tools/test.py CONFIG CHECKPOINT --precision bf16 --compile
+
+--precision fp32 is fast, too, and equal within rounding; without --precision, and without one in the config, the model
+runs as it was trained. --compile pays where all pictures have one size (sliding windows, ViTDet): each further size is
+compiled anew, which takes a minute or more.
 """
 
 import argparse
 
-from backbones.cli import parse_run_options, run_tool
+from backbones.cli import add_precision, parse_run_options, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,6 +25,10 @@ def parse_args() -> argparse.Namespace:
         '--out', metavar='FILE',
         help='predictions: .json (detection, with the ids of the annotation file) or .zip of PNGs (segmentation)')
     parser.add_argument('--show-dir', metavar='DIR', help='overlays: prediction beside ground truth')
+    add_precision(parser)
+    parser.add_argument(
+        '--compile', action='store_true',
+        help='compile the dense parts of the model, once for every size of a batch: for sizes that are few')
     return parse_run_options(parser)
 
 
@@ -27,7 +37,7 @@ def main() -> None:
     from backbones.evaluation.run import run_test
 
     run_test(args.config, args.checkpoint, args.work_dir, args.tta, args.out, args.show_dir, args.cfg_options,
-             args.launcher)
+             args.launcher, args.precision, args.compile)
 
 
 if __name__ == '__main__':

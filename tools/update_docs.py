@@ -38,6 +38,7 @@ DOCS = ROOT / 'docs'
 BLOCK = re.compile(r'^<!-- ([a-z_]+) -->\n(.*?)^<!-- /\1 -->$', re.S | re.M)
 FIGURE = re.compile(r'<!-- f ([^<>\n]+) (\S+) -->([^<\n]*)<!-- /f -->')
 OPENS_LINE = re.compile(r'^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!-- f [^\n]*', re.M)
+WORK = dict(backbone='backbone', inference='inference', train='training step')
 STRAY = re.compile(r'<!--\s*(?:/?[\w-]+|f\s[^\n]*?)\s*-->')  # half a pair, or a slip of the pen
 SCALE = re.compile(r'(.*[^*/])([*/])(\d[\d.]*(?:e\d+)?)')
 
@@ -199,8 +200,35 @@ def layouts() -> str:
     return _table(('reference', 'source', 'recognised as', 'filled', 'largest feature error', 'tolerance'), rows)
 
 
+def performance() -> str:
+    """docs/performance.md: ours against the peers."""
+    report = _read(DOCS / 'performance.json')
+    rows = []
+    for row in report['rows']:
+        h, w = row['size']
+        aim = '' if row['target'] is None else f'{row["target"]:g} ' + ('✓' if row['ratio'] >= row['target'] else '✗')
+        rows.append((
+            row['name'], WORK[row['what']], f'{row["batch"]} x {h} x {w}', row['ours'], row['against'],
+            f'{row["ours_ms"] / 1000:.2f}', f'{row["peer_ms"] / 1000:.2f}', f'**{row["ratio"]:.2f}**',
+            f'{row["ratio_25"]:.2f} to {row["ratio_75"]:.2f}', aim, f'{row["max_rel"]:.0e}',
+            f'{100 * row["share_of_peak"]:.0f} %'))
+    head = ('model', 'work', 'images', 'ours in', 'against', 'ours, s', 'theirs, s', 'times as fast', 'quartiles',
+            'aim', 'difference', 'of peak')
+    return _table(head, rows)
+
+
+def speed() -> str:
+    """README: whole models against stock ones, in one sentence."""
+    rows = {(row['name'], row['what']): row for row in _read(DOCS / 'performance.json')['rows']
+            if (row['ours'], row['against']) == ('bf16', 'stock')}
+    parts = [f'{name} {rows[name, "inference"]["ratio"]:.1f} and {rows[name, "train"]["ratio"]:.1f} times'
+             for name in ('Mask R-CNN ConvNeXt-T', 'UperNet ConvNeXt-T')]
+    return ('Inference and a training step on a CPU, against all of mmdet or mmseg as it is shipped: '
+            f'{" and ".join(parts)} as fast.')
+
+
 BLOCKS = {block.__name__: block for block in (
-    configs, results, times, memory, published_memory, annotations, layouts)}
+    configs, results, times, memory, published_memory, annotations, layouts, performance, speed)}
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:

@@ -70,11 +70,13 @@ def of_losses(ours: Mapping[str, float], peer: Mapping[str, float]) -> Differenc
 
 
 def of_samples(ours: Sequence[Any], peer: Sequence[Any]) -> Difference:
-    """Compare the results of `test_step`: class scores of every pixel, or detections."""
-    if 'seg_logits' in ours[0]:
+    """Compare the results of `test_step`: class scores or labels of every pixel, or detections."""
+    if 'pred_sem_seg' in ours[0]:
         equal = torch.cat([(a.pred_sem_seg.data == b.pred_sem_seg.data).flatten()
                            for a, b in zip(ours, peer, strict=True)]).float().mean()
         detail = f'{100 * float(equal):.3f} % of the pixels get the same class'
+        if 'seg_logits' not in ours[0]:  # labels only: the share that differs
+            return Difference(1 - float(equal), 1 - float(equal), detail)
         return of_tensors([a.seg_logits.data for a in ours], [b.seg_logits.data for b in peer], detail)
     if 'pred_instances' in ours[0]:
         return _of_detections(ours, peer)

@@ -19,6 +19,7 @@ from torch import nn
 
 from backbones.benchmark.names import pick
 from backbones.compiling.regions import compile_for_training
+from backbones.evaluation.labels import spare_scores
 from backbones.inference import compile_for_inference, prepare_for_inference
 from backbones.precision.compute import compute_in
 
@@ -92,6 +93,8 @@ def bf16(model: nn.Module, what: str) -> nn.Module:
 @register('bf16-compiled', dtype=torch.bfloat16)
 def bf16_compiled(model: nn.Module, what: str) -> nn.Module:
     """As `--precision bf16 --compile` runs it."""
+    if what == 'inference':
+        _lean(model)
     if what != 'train':
         return compile_for_inference(model, 'bf16')
     compile_for_training(_at(model, what, 'bf16'))
@@ -100,7 +103,17 @@ def bf16_compiled(model: nn.Module, what: str) -> nn.Module:
 
 def _at(model: nn.Module, what: str, precision: str) -> nn.Module:
     """As the tools do it: `PrecisionHook` in training, `prepare_for_inference` otherwise."""
-    if what != 'train':
-        return prepare_for_inference(model, precision)
-    compute_in(model, precision)
-    return model
+    if what == 'train':
+        compute_in(model, precision)
+        return model
+    if what == 'inference':
+        _lean(model)
+    return prepare_for_inference(model, precision)
+
+
+def _lean(model: nn.Module) -> None:
+    """Predict what metrics take and no more: labels without scores, masks as run lengths."""
+    if hasattr(model, 'decode_head'):
+        spare_scores(model)
+    elif getattr(getattr(model, 'roi_head', None), 'with_mask', False):
+        model.roi_head.test_cfg.mask_format = 'rle'

@@ -9,23 +9,19 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from backbones.detection.mask_paste import as_rles, flip_masks
 from backbones.registry import MODELS
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
 
 
-def _unflip_masks(masks: Tensor, direction: str) -> Tensor:
-    """Flip masks (N, H, W) back."""
-    axes = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}[direction]
-    return masks.flip(axes)
-
-
 @MODELS.register_module()
 class InstanceTTAModel(BaseTTAModel):
     """Merge the detections of several views (scales, flips) of an image: all boxes through one class-wise NMS.
 
-    Each box keeps the mask of the view it was found in. mmdet's `DetTTAModel` refuses models with masks.
+    Each box keeps the mask of the view it was found in, a bitmap or run lengths as the model gives them. mmdet's
+    `DetTTAModel` refuses models with masks.
 
     Args:
         tta_cfg: `dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)`.
@@ -43,7 +39,7 @@ class InstanceTTAModel(BaseTTAModel):
         from mmcv.ops import batched_nms
         from mmdet.structures.bbox import bbox_flip
 
-        boxes, scores, labels, masks = [], [], [], []
+        boxes, scores, labels, flips = [], [], [], []
         for view in views:
             found, meta = view.pred_instances, view.metainfo
             if 'flip' not in meta:
@@ -54,16 +50,33 @@ class InstanceTTAModel(BaseTTAModel):
             boxes.append(bbox_flip(found.bboxes, meta['ori_shape'], flipped) if flipped else found.bboxes)
             scores.append(found.scores)
             labels.append(found.labels)
-            if 'masks' in found:
-                masks.append(_unflip_masks(found.masks, flipped) if flipped else found.masks)
+            flips.append(flipped)
         merged = InstanceData(bboxes=torch.cat(boxes), scores=torch.cat(scores), labels=torch.cat(labels))
-        if masks:
-            merged.masks = torch.cat(masks)
+        order = torch.arange(len(merged), device=merged.bboxes.device)
         if len(merged):
             kept, order = batched_nms(merged.bboxes, merged.scores, merged.labels, self.tta_cfg['nms'])
-            limit = self.tta_cfg['max_per_img']
-            merged = merged[order[:limit]]
-            merged.scores = kept[:limit, -1]  # soft-NMS lowers scores
+            order = order[: self.tta_cfg['max_per_img']]
+            merged = merged[order]
+            merged.scores = kept[: len(order), -1]  # soft-NMS lowers scores
+        if all('masks' in view.pred_instances for view in views):
+            merged.masks = _masks_of([view.pred_instances.masks for view in views], flips, order)
         result = views[0]
         result.pred_instances = merged
         return result
+
+
+def _masks_of(views: list[Tensor | list[dict]], flips: list[str | None], order: Tensor) -> Tensor | list[dict]:
+    """Masks of the merged objects, flipped back.
+
+    Args:
+        views: bitmaps (n, H, W) or n run lengths of each view.
+        flips: direction of each view, or None.
+        order: (m,) places of the merged objects among those of all views.
+    """
+    if all(isinstance(masks, Tensor) for masks in views):
+        turned = [flip_masks(masks, flip) if flip else masks for masks, flip in zip(views, flips, strict=True)]
+        return torch.cat(turned)[order]
+    # a view without any object may hold a tensor (0, H, W)
+    found = [(mask, flip) for masks, flip in zip(views, flips, strict=True) for mask in as_rles(masks)]
+    chosen = [found[place] for place in order.tolist()]
+    return [flip_masks([mask], flip)[0] if flip else mask for mask, flip in chosen]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
@@ -24,6 +25,7 @@ from backbones.registry import HOOKS
 
 SMALLEST_DRAWN = 384  # pixels; an image with a shorter side is enlarged before it is drawn
 LARGEST_DRAWN = 2048  # pixels; but not so far that its longer side passes this
+MOST_DRAWN = 2**29  # pixels of all masks that are drawn over a picture; beyond, every 2nd, 3rd, ... row and column is
 
 
 def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id: int) -> list[dict]:
@@ -31,7 +33,7 @@ def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id:
 
     Args:
         sample: prediction with `pred_instances` (`bboxes` (N, 4) x1 y1 x2 y2 in pixels of the original image,
-            `scores`, `labels`, optionally `masks` (N, H, W)).
+            `scores`, `labels`, optionally `masks`: bitmaps (N, H, W), or N run lengths).
         category_ids: id in the annotation file of each label.
         image_id: id of the image in the annotation file.
 
@@ -47,11 +49,10 @@ def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id:
         for box, label, score in zip(boxes.tolist(), found.labels.tolist(), found.scores.double().tolist(), strict=True)
     ]
     if 'masks' in found:
-        from pycocotools import mask as coco_mask
+        from backbones.detection.mask_paste import as_rles
 
-        for entry, mask in zip(entries, found.masks.numpy(), strict=True):
-            rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-            entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
+        for entry, rle in zip(entries, as_rles(found.masks), strict=True):
+            entry['segmentation'] = dict(size=list(rle['size']), counts=rle['counts'].decode())
     return entries
 
 
@@ -80,16 +81,23 @@ def save_overlay(
         path: PNG to write.
         score_threshold: objects below it are not drawn.
         draw_gt: draw the ground truth beside the prediction. Without it, small images are enlarged first, because the
-            lines and words of the visualizers have a fixed size.
+            lines and words of the visualizers have a fixed size, and very large ones with many masks are drawn
+            smaller.
     """
     from backbones.data.files import read_image  # needs mmcv, which the other hooks of a project can do without
 
     path.parent.mkdir(parents=True, exist_ok=True)
     image, sample = read_image(sample.img_path), sample.cpu()
+    options = dict(with_labels=False)
+    if 'pred_instances' in sample:
+        options = dict(pred_score_thr=score_threshold)
+        sample = sample.clone()
+        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > score_threshold]
     if not draw_gt:
-        zoom = _zoom(*image.shape[:2])
-        image, sample = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1), _enlarged(sample, zoom)
-    options = dict(pred_score_thr=score_threshold) if 'pred_instances' in sample else dict(with_labels=False)
+        step, zoom = _shrink(image, sample), _zoom(*image.shape[:2])
+        image, sample = _scaled(image[::step, ::step], zoom), _drawn_at(sample, step, zoom)
+    elif 'pred_instances' in sample:
+        sample = _drawn_at(sample, 1, 1)
     visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
 
 
@@ -98,18 +106,43 @@ def _zoom(height: int, width: int) -> int:
     return max(1, min(wanted, LARGEST_DRAWN // max(height, width)))  # a strip of 2 rows stays a strip
 
 
-def _enlarged(sample: BaseDataElement, zoom: int) -> BaseDataElement:
-    """The same prediction for an image `zoom` times as large."""
+def _shrink(image: np.ndarray, sample: BaseDataElement) -> int:
+    """Every how many-th row and column is drawn, so that the bitmaps of the masks take `MOST_DRAWN` at most."""
+    if 'masks' not in sample.get('pred_instances', ()):
+        return 1
+    pixels = len(sample.pred_instances) * image.shape[0] * image.shape[1]
+    return max(1, math.ceil(math.sqrt(pixels / MOST_DRAWN)))
+
+
+def _scaled(image: np.ndarray, zoom: int) -> np.ndarray:
+    return np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1) if zoom > 1 else np.ascontiguousarray(image)
+
+
+def _drawn_at(sample: BaseDataElement, step: int, zoom: int) -> BaseDataElement:
+    """The same prediction, masks as bitmaps, for every `step`-th pixel of its picture, enlarged `zoom` times."""
     drawn = sample.clone()
-    if 'pred_instances' in sample:
-        drawn.pred_instances.bboxes = sample.pred_instances.bboxes * zoom
-        if 'masks' in sample.pred_instances:
-            masks = sample.pred_instances.masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-            drawn.pred_instances.masks = masks  # (N, zoom * H, zoom * W)
-    else:
+    if 'pred_instances' not in sample:
         labels = sample.pred_sem_seg.data.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
         drawn.pred_sem_seg = PixelData(data=labels)  # (1, zoom * H, zoom * W)
+        return drawn
+    found = drawn.pred_instances = sample.pred_instances.clone()
+    found.bboxes = found.bboxes * (zoom / step)
+    if 'masks' in found:
+        masks = _bitmaps(found.masks, tuple(sample.ori_shape[:2]), step)
+        found.masks = masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2) if zoom > 1 else masks
     return drawn
+
+
+def _bitmaps(masks: Tensor | Sequence[dict], size: tuple[int, int], step: int) -> Tensor:
+    """Every `step`-th row and column of masks (N, H, W), or of run lengths, one whole bitmap at a time."""
+    if isinstance(masks, Tensor):
+        return masks[:, ::step, ::step]
+    from pycocotools import mask as coco_mask
+
+    bitmaps = torch.zeros(len(masks), *(math.ceil(side / step) for side in size), dtype=torch.bool)
+    for bitmap, rle in zip(bitmaps.numpy(), masks, strict=True):
+        bitmap[:] = coco_mask.decode(rle)[::step, ::step]
+    return bitmaps
 
 
 @HOOKS.register_module()

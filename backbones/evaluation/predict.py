@@ -18,6 +18,9 @@ from tqdm import tqdm
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.files import IMAGE_SUFFIXES, read_image, shown
 from backbones.data.palette import make_palette
+from backbones.evaluation.fast import choose_precision, make_fast
+from backbones.evaluation.labels import spare_scores
+from backbones.evaluation.lean import use_run_lengths
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
 from backbones.preflight import check_classes
@@ -26,8 +29,9 @@ from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
 
 GIB = 1024**3
-LARGEST_MASKS = 4 * GIB  # bytes of the masks of one picture at its full size, one byte a pixel and object
-LARGEST_LOGITS = 16 * GIB  # bytes of the class scores of one picture at its full size, four bytes a pixel and class
+LABEL_LOADERS = ('LoadAnnotations', 'LoadInstanceAnnotations', 'LoadLabelMap')
+LARGEST_MASKS = 4 * GIB  # bytes of the bitmaps of one picture at its full size, one byte a pixel and object
+LARGEST_LOGITS = 16 * GIB  # bytes of the class scores of one picture, four bytes a pixel and class
 
 
 def predict(
@@ -37,6 +41,8 @@ def predict(
     out: str | Path,
     score_threshold: float = 0.3,
     options: dict[str, Any] | None = None,
+    precision: str | None = None,
+    compiled: bool = False,
 ) -> tuple[int, int]:
     """Predict each image and write the results into the new folder `out`.
 
@@ -50,13 +56,16 @@ def predict(
         out: folder to write into; it must not hold results yet.
         score_threshold: objects below it (0 to 1) are not drawn; `results.json` holds all.
         options: dotted config keys to override.
+        precision: 'fp32', 'bf16' or 'fp16' in place of the config's `precision`. With either of them the model is
+            made fast: `backbones.evaluation.fast`.
+        compiled: compile the dense parts of the model, once for every size of a picture.
 
     Returns:
         Number of images predicted, number of files that could not be read (each is reported on stderr).
 
     Raises:
         ValueError: no image found, `out` holds results, the threshold is not in 0..1, the checkpoint does not fit the
-            config.
+            config, the precision is unknown or not possible here, torch.compile does not work.
     """
     if not 0 <= score_threshold <= 1:
         raise ValueError(f'--score {score_threshold:g}: scores lie from 0 to 1; give a fraction, such as 0.3')
@@ -65,16 +74,24 @@ def predict(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f'--out {out} exists and is not an empty folder; choose a new one')
     cfg = load_config(config, options)
+    precision = choose_precision(cfg, precision, compiled)
     fit_to_machine(cfg, training=False)
     harden_reading(cfg, ('test',))
+    run_lengths = use_run_lengths(cfg)
     model, classes = build_model(cfg, checkpoint)
+    labels_only = is_segmenter(cfg) and spare_scores(model)
+    make_fast(model, precision, compiled)
     pipeline = Compose(pipeline_without_labels(cfg.test_dataloader.dataset.pipeline))
     writer = (_SegmentationWriter if is_segmenter(cfg) else _DetectionWriter)(cfg, out, classes)
     failed = 0
     for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
         try:
-            check_output_size(cfg, read_image(file).shape[:2], len(classes), file)
+            size = read_image(file).shape[:2]
+            if not (run_lengths or labels_only):
+                check_output_size(cfg, size, len(classes), file)
             data = pipeline(dict(img_path=str(file), img_id=image_id))
+            if labels_only:  # there are scores of the size that the network sees
+                check_output_size(cfg, data['inputs'].shape[-2:], len(classes), file)
         except (ValueError, cv2.error) as error:
             tqdm.write(f'not predicted: {_reason(error, file)}', file=sys.stderr)
             failed += 1
@@ -99,7 +116,7 @@ def _reason(error: Exception, file: Path) -> str:
 def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Path) -> None:
     """Raise where what a model may predict for a picture of `size` (H, W) takes more memory than one picture should.
 
-    The toolboxes hold a mask of the picture's size for each object, or a score for each pixel and class.
+    That is a bitmap for each object, unless they are run lengths, or a score for each pixel and class.
     """
     height, width = size
     test_cfg = cfg.model.get('test_cfg') or {}
@@ -147,7 +164,7 @@ def find_images(images: Iterable[str | Path]) -> dict[str, Path]:
 
 def pipeline_without_labels(pipeline: list[dict]) -> list[dict]:
     """A test pipeline less the steps that load annotations."""
-    return [step for step in pipeline if step['type'].rsplit('.', 1)[-1] not in ('LoadAnnotations', 'LoadLabelMap')]
+    return [step for step in pipeline if step['type'].rsplit('.', 1)[-1] not in LABEL_LOADERS]
 
 
 def build_model(cfg: Config, checkpoint: str) -> tuple[torch.nn.Module, tuple[str, ...]]:

@@ -30,7 +30,8 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         tta: the run used `tta_pipeline` (`tools/test.py --tta`).
 
     Returns:
-        `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; `unit` of the metrics; and
+        `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; `precision` that the model
+        computed in; `unit` of the metrics; and
         for a segmenter `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`;
         for a detector `score_threshold`, `nms`, `max_per_image`.
     """
@@ -43,6 +44,7 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         keep_ratio=all(step.get('keep_ratio', False) for step in resizes),
         flip=any(step.get('prob', 0) for step in flips),
         tta=tta,
+        precision=_precision(cfg, split),
     )
     model = cfg.model.get('module', cfg.model)
     protocol['unit'] = 'percent' if is_segmenter(cfg) else 'fraction'  # of the toolboxes' metrics
@@ -64,3 +66,10 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
             score_threshold=rcnn.score_thr, nms=dict(rcnn.nms), max_per_image=rcnn.max_per_img
         )
     return protocol
+
+
+def _precision(cfg: Config, split: str) -> str:
+    """What the model computes in: the config's `precision`, else fp32, or autocast where MMEngine's loop does that."""
+    if cfg.get('precision'):
+        return cfg.precision
+    return 'autocast' if (cfg.get(f'{split}_cfg') or {}).get('fp16') else 'fp32'

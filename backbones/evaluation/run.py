@@ -10,6 +10,9 @@ from mmengine.model import is_model_wrapper
 
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.classes import check_same_classes
+from backbones.evaluation.fast import choose_precision, make_fast
+from backbones.evaluation.labels import spare_scores
+from backbones.evaluation.lean import merges_masks, needs_labels_only, spare_masks
 from backbones.preflight import check_classes, check_evaluator
 from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
@@ -28,6 +31,8 @@ def run_test(
     show_dir: str | None = None,
     options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    precision: str | None = None,
+    compiled: bool = False,
 ) -> dict[str, float]:
     """Evaluate `checkpoint` with `config`; `metrics.json` in the work folder holds numbers and protocol.
 
@@ -41,6 +46,9 @@ def run_test(
         show_dir: folder for overlays, prediction beside ground truth.
         options: dotted config keys to override.
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        precision: 'fp32', 'bf16' or 'fp16' in place of the config's `precision`. With either of them the model is
+            made fast: `backbones.evaluation.fast`.
+        compiled: compile the dense parts of the model, once for every size of a batch.
 
     Returns:
         The metrics by name, as the config's evaluator gives them.
@@ -51,6 +59,7 @@ def run_test(
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     check_config(cfg)
+    precision = choose_precision(cfg, precision, compiled)
     cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
     wanted = '.zip' if is_segmenter(cfg) else '.json'
@@ -60,6 +69,8 @@ def run_test(
         if place and (Path(place).is_file() or (Path(place).is_dir() and any(Path(place).iterdir()))):
             raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
     harden_reading(cfg, ('test',))
+    labels_only = is_segmenter(cfg) and not tta and needs_labels_only(cfg, 'test')
+    notes = spare_masks(cfg, 'test', draws=bool(show_dir)) if not tta or merges_masks(cfg) else []
     if tta:
         use_tta(cfg)
     if out or show_dir:
@@ -74,6 +85,11 @@ def run_test(
     trained_on = (load_model_checkpoint(model, checkpoint).get('dataset_meta') or {}).get('classes')
     if trained_on:
         check_same_classes(**{f'checkpoint {checkpoint}': trained_on, 'the test data set': classes})
+    if labels_only:
+        spare_scores(model)
+    make_fast(model, precision, compiled)
+    for note in [*notes, *([f'the model computes in {precision}'] if precision else [])]:
+        runner.logger.info(note)
     runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
     return runner.test()
 

@@ -18,7 +18,7 @@ from backbones.inference.prepare import PREPARED, prepare_for_inference
 # from image to image, stay as they are.
 DENSE_PARTS = ('backbone', 'neck', 'rpn_head', 'decode_head')
 
-# Shapes that a part is compiled for before it goes on uncompiled.
+# Shapes that a part is compiled for.
 MAX_SHAPES = 32
 
 
@@ -28,8 +28,8 @@ def compile_for_inference(
     """Prepare a model for inference and compile its backbone, neck and dense heads, in place.
 
     Each part is compiled at its first pass and once for every shape: with images of many sizes, give the data
-    preprocessor a larger `pad_size_divisor`, so that there are few. Whole graphs only: a part that is none raises the
-    error of torch.compile.
+    preprocessor a larger `pad_size_divisor`, so that there are few. Whole graphs and at most `MAX_SHAPES` shapes only:
+    otherwise the error of torch.compile is raised, which the tools catch (`backbones.evaluation.fast`).
 
     Args:
         model: as for `prepare_for_inference`; or one it has prepared with the same precision and pack=False.

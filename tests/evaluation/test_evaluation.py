@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backbones.config import load_config
+from backbones.detection.mask_paste import as_bitmaps, as_rles
 from backbones.evaluation.coco_metric import CocoMetric
 from backbones.evaluation.instance_tta import InstanceTTAModel
 from backbones.evaluation.outputs import coco_results, label_png
@@ -61,8 +62,8 @@ def test_a_model_that_detects_nothing_scores_zero(tmp_path: Path) -> None:
     assert score(annotation_file(tmp_path, ['cat', 'dog']), ('cat', 'dog'), [])['coco/bbox_mAP'] == 0.0
 
 
-def view(boxes: list[list[float]], scores: list[float], flip: bool) -> DetDataSample:
-    """A prediction of a 20 x 40 image; masks are the filled boxes."""
+def view(boxes: list[list[float]], scores: list[float], flip: bool, rle: bool = False) -> DetDataSample:
+    """A prediction of a 20 x 40 image; masks are the filled boxes, bitmaps or run lengths."""
     masks = torch.zeros(len(boxes), 20, 40, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         mask[int(y1) : int(y2), int(x1) : int(x2)] = True
@@ -70,7 +71,7 @@ def view(boxes: list[list[float]], scores: list[float], flip: bool) -> DetDataSa
         metainfo=dict(ori_shape=(20, 40), flip=flip, flip_direction='horizontal' if flip else None))
     sample.pred_instances = InstanceData(
         bboxes=torch.tensor(boxes, dtype=torch.float).reshape(-1, 4), scores=torch.tensor(scores),
-        labels=torch.zeros(len(boxes), dtype=torch.long), masks=masks)
+        labels=torch.zeros(len(boxes), dtype=torch.long), masks=as_rles(masks) if rle else masks)
     return sample
 
 
@@ -102,11 +103,27 @@ def test_views_without_any_object_merge_to_none() -> None:
     assert len(merge(view([], [], False), view([], [], True))) == 0
 
 
+@pytest.mark.parametrize('views', [
+    [([[2, 3, 12, 13]], [0.6], False), ([[28, 3, 38, 13], [1, 1, 9, 9]], [0.9, 0.5], True)],
+    [([], [], False), ([[28, 3, 38, 13]], [0.9], True)],
+    [([], [], False), ([], [], True)],
+])
+def test_run_lengths_are_merged_as_bitmaps_are(views: list[tuple]) -> None:
+    bitmaps, run_lengths = (merge(*(view(*one, rle=rle) for one in views)) for rle in (False, True))
+    assert bitmaps.bboxes.equal(run_lengths.bboxes) and len(run_lengths.masks) == len(bitmaps)
+    assert as_bitmaps(run_lengths.masks, (20, 40)).equal(bitmaps.masks)
+
+
+def test_a_view_without_objects_may_hold_a_tensor_beside_run_lengths() -> None:
+    merged = merge(view([], [], False), view([[28, 3, 38, 13]], [0.9], True, rle=True))
+    assert as_bitmaps(merged.masks, (20, 40))[0, 3:13, 2:12].all()
+
+
 def test_the_protocol_names_slide_stride_and_ignored_label() -> None:
     cfg = load_config(ROOT / 'configs/convnext/upernet_convnext-b-in22k_160k_ade20k-640.py')
     assert evaluation_protocol(cfg) == dict(
-        scale=[(2560, 640)], keep_ratio=True, flip=False, tta=False, unit='percent', mode='slide', crop_size=(640, 640),
-        stride=(426, 426), ignore_label=255, label_0_ignored=True)
+        scale=[(2560, 640)], keep_ratio=True, flip=False, tta=False, precision='fp32', unit='percent', mode='slide',
+        crop_size=(640, 640), stride=(426, 426), ignore_label=255, label_0_ignored=True)
 
 
 def test_the_protocol_of_tta_lists_every_scale_the_flip_and_whole_images() -> None:
@@ -117,14 +134,24 @@ def test_the_protocol_of_tta_lists_every_scale_the_flip_and_whole_images() -> No
     assert protocol['flip'] is True and protocol['mode'] == 'whole'
 
 
+def test_the_protocol_says_what_the_model_computes_in() -> None:
+    cfg = load_config(ROOT / 'configs/small/mask-rcnn_convnext_demo.py')
+    cfg.precision = 'bf16'
+    assert evaluation_protocol(cfg)['precision'] == 'bf16'
+    cfg.precision, cfg.test_cfg.fp16 = None, True  # MMEngine's autocast
+    assert [evaluation_protocol(cfg, split)['precision'] for split in ('test', 'val')] == ['autocast', 'fp32']
+
+
 def test_tta_without_a_resize_to_replace_is_refused() -> None:
     with pytest.raises(ValueError, match='exactly one Resize'):
         tta_pipeline([dict(type='LoadImageFromFile')], [(8, 8)])
 
 
-def test_coco_results_hold_category_ids_and_masks_that_decode_to_the_prediction() -> None:
+@pytest.mark.parametrize('rle', [False, True])
+def test_coco_results_hold_category_ids_and_masks_that_decode_to_the_prediction(rle: bool) -> None:
     sample = view([[2, 3, 12, 13]], [0.5], False)
-    (entry,) = coco_results(sample, [17], image_id=4)
+    (entry,) = coco_results(view([[2, 3, 12, 13]], [0.5], False, rle), [17], image_id=4)
+    json.dumps(entry)
     assert entry['image_id'] == 4 and entry['category_id'] == 17 and entry['bbox'] == [2, 3, 10, 10]
     assert np.array_equal(coco_mask.decode(entry['segmentation']), sample.pred_instances.masks[0].numpy())
 
