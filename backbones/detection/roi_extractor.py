@@ -25,7 +25,7 @@ class SingleRoIExtractor(BaseModule):
     recipes were trained. In fp32 the results are mmdet's within rounding.
 
     - On a CPU, `roi_pooling.roi_align` pools from all levels at once and reads NHWC maps where they lie. RoIs that are
-      not finite, or end before they begin, raise a ValueError.
+      not finite have features that are not; RoIs that end before they begin raise a ValueError.
     - On a GPU mmcv's kernel pools every RoI from every level, but RoIs of other levels are moved outside the map, where
       they cost next to nothing and are zero. So shapes do not depend on the data, and the host never waits.
     - Layers other than RoIAlign with average pooling go through mmdet's extractor, in fp32.

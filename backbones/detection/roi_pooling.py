@@ -84,13 +84,17 @@ def roi_align(maps: Sequence[Tensor], rois: Tensor, pooling: Pooling, levels: Te
         (R, C, *bins) in channels_last memory.
 
     Raises:
-        ValueError: a RoI has a coordinate that is no finite number, or its right or lower edge before the other.
+        ValueError: a RoI has its right or lower edge before the other.
     """
     rois = rois.float()
-    if not (rois.isfinite().all() and (not pooling.aligned or (rois[:, 3:] >= rois[:, 1:3]).all())):
+    lost = ~rois.isfinite().all(dim=1)
+    if lost.any():  # of a step that went wrong: its loss must tell, so that the guard can leave it out
+        pooled = roi_align(maps, rois.masked_fill(lost[:, None], 0), pooling, levels)
+        return pooled.masked_fill(lost.view(-1, 1, 1, 1), float('nan'))
+    if pooling.aligned and not (rois[:, 3:] >= rois[:, 1:3]).all():
         raise ValueError(
-            'RoIs have coordinates that are no finite numbers, or edges in the wrong order, for which there are no '
-            'features; the model may have diverged: look at its losses, or lower the learning rate')
+            'RoIs have edges in the wrong order, for which there are no features; give x1, y1, x2, y2 with x1 <= x2 '
+            'and y1 <= y2')
     if levels is None:
         levels = level_of(rois, len(maps), pooling.finest_scale)
     return _RoIAlign.apply(rois, levels, pooling, *maps)
