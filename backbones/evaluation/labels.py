@@ -102,14 +102,24 @@ def _slide(model: nn.Module, inputs: Tensor, batch_img_metas: list[dict]) -> Ten
     """Take the place of mmseg's `EncoderDecoder.slide_inference`, same arguments and scores (N, C, H, W)."""
     (row_step, column_step), (rows, columns) = model.test_cfg.stride, model.test_cfg.crop_size
     number, _, height, width = inputs.shape
-    scores = inputs.new_zeros(number, model.out_channels, height, width)
+    down, across = (max(side - crop + step - 1, 0) // step + 1 for side, crop, step in (
+        (height, rows, row_step), (width, columns, column_step)))
+    scores = None
     counts = inputs.new_zeros(1, 1, height, width)
-    for row in range(max(height - rows + row_step - 1, 0) // row_step + 1):
-        for column in range(max(width - columns + column_step - 1, 0) // column_step + 1):
+    for row in range(down):
+        for column in range(across):
             bottom, right = min(row * row_step + rows, height), min(column * column_step + columns, width)
             window = (..., slice(max(bottom - rows, 0), bottom), slice(max(right - columns, 0), right))
             part = inputs[window]
             batch_img_metas[0]['img_shape'] = part.shape[2:]  # what the head resizes to
-            scores[window] += model.encode_decode(part, batch_img_metas)
+            found = model.encode_decode(part, batch_img_metas)
+            if down * across == 1:
+                return found  # nothing to add to, nothing to divide by
+            if scores is None:  # in the memory order of what comes
+                last = found.is_contiguous(memory_format=torch.channels_last)
+                layout = torch.channels_last if last else torch.contiguous_format
+                shape = (number, model.out_channels, height, width)
+                scores = torch.empty(shape, dtype=inputs.dtype, device=inputs.device, memory_format=layout).zero_()
+            scores[window] += found
             counts[window] += 1
     return scores.div_(counts)
