@@ -1,5 +1,4 @@
-"""What every run does besides training: lay out memory (docs/precision.md), save, log, say what it is, guard, watch,
-end in order (docs/survival.md).
+"""What every run does besides training: docs/survival.md, and how maps lie in memory: docs/precision.md.
 
 Each part has a name: `default_hooks.watchdog.timeout_s=7200` changes it, `default_hooks.watchdog=None` leaves it out.
 """
