@@ -25,7 +25,7 @@ class CompileHook(Hook):
         interval: iterations between two looks.
     """
 
-    priority = 'LOW'  # after EMAHook has copied the model, after the precision has been set
+    priority = 'VERY_LOW'  # after EMAHook has copied the model, after the precision has been set
 
     def __init__(self, most: int = MOST, backend: str = 'inductor', warmup: int = 50, interval: int = 500) -> None:
         for name, value in dict(most=most, warmup=warmup, interval=interval).items():

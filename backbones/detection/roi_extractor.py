@@ -68,6 +68,12 @@ class SingleRoIExtractor(BaseModule):
             if self.pooling is None:
                 return self._mmdet(feats, rois, roi_scale_factor)
             rois = rois.float()
+            if feats[0].device.type == 'cpu':
+                lost = ~rois.isfinite().all(dim=1)
+                if lost.any():  # of a step that went wrong: its loss must tell, so that the guard can leave it out
+                    pooled = self(feats, rois.masked_fill(lost[:, None], 0), roi_scale_factor)
+                    return pooled.masked_fill(lost.view(-1, 1, 1, 1), float('nan'))
+                _check_order(rois)
             levels = level_of(rois, len(feats), self.pooling.finest_scale)
             if roi_scale_factor is not None:
                 rois = self.extractor.roi_rescale(rois, roi_scale_factor)
@@ -90,6 +96,13 @@ class SingleRoIExtractor(BaseModule):
             here = boxes.masked_fill((levels != level)[:, None], OUTSIDE)
             pooled = pooled + layer(x.float().contiguous(), torch.cat([rois[:, :1], here], dim=1))
         return pooled.to(feats[0].dtype)
+
+
+def _check_order(rois: Tensor) -> None:
+    if not (rois[:, 3:] >= rois[:, 1:3]).all():
+        raise ValueError(
+            'RoIs have edges in the wrong order, for which there are no features; give x1, y1, x2, y2 with x1 <= x2 '
+            'and y1 <= y2')
 
 
 def _few(feats: tuple[Tensor, ...], rois: Tensor, pooling: Pooling) -> bool:

@@ -82,19 +82,8 @@ def roi_align(maps: Sequence[Tensor], rois: Tensor, pooling: Pooling, levels: Te
 
     Returns:
         (R, C, *bins) in channels_last memory.
-
-    Raises:
-        ValueError: a RoI has its right or lower edge before the other.
     """
     rois = rois.float()
-    lost = ~rois.isfinite().all(dim=1)
-    if lost.any():  # of a step that went wrong: its loss must tell, so that the guard can leave it out
-        pooled = roi_align(maps, rois.masked_fill(lost[:, None], 0), pooling, levels)
-        return pooled.masked_fill(lost.view(-1, 1, 1, 1), float('nan'))
-    if pooling.aligned and not (rois[:, 3:] >= rois[:, 1:3]).all():
-        raise ValueError(
-            'RoIs have edges in the wrong order, for which there are no features; give x1, y1, x2, y2 with x1 <= x2 '
-            'and y1 <= y2')
     if levels is None:
         levels = level_of(rois, len(maps), pooling.finest_scale)
     return _RoIAlign.apply(rois, levels, pooling, *maps)

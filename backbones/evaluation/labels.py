@@ -101,6 +101,10 @@ def _argmax(scores: Tensor) -> Tensor:
 def _slide(model: nn.Module, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
     """Take the place of mmseg's `EncoderDecoder.slide_inference`, same arguments and scores (N, C, H, W)."""
     (row_step, column_step), (rows, columns) = model.test_cfg.stride, model.test_cfg.crop_size
+    if row_step > rows or column_step > columns:
+        raise ValueError(
+            f'model.test_cfg: stride={tuple(model.test_cfg.stride)} is larger than crop_size={(rows, columns)}, so '
+            'windows would leave gaps; give a stride of at most the crop')
     number, _, height, width = inputs.shape
     down, across = (max(side - crop + step - 1, 0) // step + 1 for side, crop, step in (
         (height, rows, row_step), (width, columns, column_step)))

@@ -14,7 +14,7 @@ from backbones.convnext import ConvNeXt
 from backbones.inference.blocks import ConvNeXtBlock, ViTBlock, packed_layer
 from backbones.inference.folding import fold_batch_norms
 from backbones.precision.compute import checked_precision, enter
-from backbones.precision.islands import float_outputs
+from backbones.precision.islands import float_outputs, in_mmcv_ops
 from backbones.vit import VisionTransformer
 
 PREPARED = 'prepared_for_inference'
@@ -86,12 +86,14 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
     """Give the parameters their dtype and layout. Batch norms that were not folded, and buffers, stay in fp32."""
+    kept_order = in_mmcv_ops(model)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is None:
                 continue
             kept = isinstance(module, _BatchNorm) or not parameter.is_floating_point()
-            layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+            maps = parameter.ndim == 4 and id(parameter) not in kept_order
+            layout = torch.channels_last if maps else torch.preserve_format
             value = parameter.detach().to(parameter.dtype if kept else dtype, memory_format=layout)
             module._parameters[name] = nn.Parameter(value, requires_grad=False)
 

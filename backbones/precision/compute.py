@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.precision.copies import LowPrecisionCopies
-from backbones.precision.islands import float_outputs, nchw_for_mmcv, to_float
+from backbones.precision.islands import float_outputs, nchw_for_mmcv, to_float, unknown_heads
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -87,10 +87,11 @@ def compute_in(model: nn.Module, precision: str, channels_last: bool = True) -> 
         nchw_for_mmcv(model)
         return Computing(model, dtype, channels_last)
     check_machine(precision, next(model.parameters()).device)
-    if hasattr(model, 'backbone') and not float_outputs(model):
+    if hasattr(model, 'backbone') and (unknown_heads(model) or not float_outputs(model)):
+        odd = ', '.join(unknown_heads(model)) or 'no head'
         raise ValueError(
-            f'precision={precision!r}: {type(model).__name__} has no head that is known to return what losses need in '
-            "fp32 (mmdet's dense, box and mask heads, mmseg's decode heads); train it with optim_wrapper.type="
+            f'precision={precision!r}: {type(model).__name__} has {odd}, and only of dense, box and FCN mask heads of '
+            "mmdet and decode heads of mmseg is it known what losses need in fp32; train it with optim_wrapper.type="
             "'AmpOptimWrapper' instead"
         )
     return Computing(model, dtype, channels_last)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones.precision.islands import in_mmcv_ops
+
 # PyTorch's batch norms take low-precision maps with fp32 weights and statistics.
 KEPT = (_BatchNorm,)
 
@@ -65,6 +67,7 @@ class LowPrecisionCopies:
 
     def _make(self) -> None:
         self.drop()
+        kept_order = in_mmcv_ops(self._model)
         made: dict[int, tuple[Tensor, Tensor]] = {}  # a weight that two modules share has one copy
         with torch.enable_grad(), torch.inference_mode(False):
             for module in self._model.modules():
@@ -74,14 +77,15 @@ class LowPrecisionCopies:
                     if parameter is None or parameter.dtype != torch.float32:
                         continue
                     if id(parameter) not in made:
-                        made[id(parameter)] = (parameter, _cast(parameter, self.dtype))
+                        made[id(parameter)] = (
+                            parameter, _cast(parameter, self.dtype, id(parameter) not in kept_order))
                     module.__dict__[name] = made[id(parameter)][1]
                     self._places.append((module, name))
                     self._sources.append(parameter)
         self._targets = [made[id(source)][1].data for source in self._sources]
 
 
-def _cast(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+def _cast(parameter: Tensor, dtype: torch.dtype, as_maps: bool) -> Tensor:
     """A copy that autograd knows; of a convolution's weights in the layout of the maps."""
-    layout = torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+    layout = torch.channels_last if as_maps and parameter.ndim == 4 else torch.preserve_format
     return parameter.to(dtype, memory_format=layout, copy=True)

@@ -22,9 +22,6 @@ HEADS = {
     'mmdet.models.dense_heads.base_dense_head': ('BaseDenseHead',),
     'mmdet.models.roi_heads.bbox_heads.bbox_head': ('BBoxHead',),
     'mmdet.models.roi_heads.mask_heads.fcn_mask_head': ('FCNMaskHead',),
-    'mmdet.models.roi_heads.mask_heads.maskiou_head': ('MaskIoUHead',),
-    'mmdet.models.roi_heads.mask_heads.mask_point_head': ('MaskPointHead',),
-    'mmdet.models.roi_heads.mask_heads.fused_semantic_head': ('FusedSemanticHead',),
     'mmseg.models.decode_heads.decode_head': ('BaseDecodeHead',),
 }
 EXTRACTORS = ('mmdet.models.roi_heads.roi_extractors.base_roi_extractor', 'BaseRoIExtractor')
@@ -37,6 +34,17 @@ def heads(model: nn.Module) -> list[nn.Module]:
         getattr(importlib.import_module(module), name)
         for module, names in HEADS.items() if module in sys.modules for name in names)
     return [module for module in model.modules() if isinstance(module, kinds)]
+
+
+def unknown_heads(model: nn.Module) -> list[str]:
+    """Names of the parts called `..._head` of which nobody has said what they return."""
+    known = heads(model)
+    inside = {id(module) for head in known for module in head.modules()}
+    return [
+        name for name, module in model.named_modules()
+        if name.endswith('head') and id(module) not in inside and any(True for _ in module.parameters())
+        and not any(id(part) in inside for part in module.modules())
+    ]
 
 
 def float_outputs(model: nn.Module) -> list[nn.Module]:
@@ -53,11 +61,11 @@ def float_outputs(model: nn.Module) -> list[nn.Module]:
     found = heads(model)
     for head in found:
         if not getattr(head.forward, MARK, False):
-            head.forward = _returning_float(head.forward)
+            head.forward = _marked(_returning_float, head.forward)
     module, name = EXTRACTORS
     for extractor in model.modules() if module in sys.modules else ():
         if isinstance(extractor, getattr(sys.modules[module], name)) and not getattr(extractor.forward, MARK, False):
-            extractor.forward = _pooling_in_float(extractor.forward)
+            extractor.forward = _marked(_pooling_in_float, extractor.forward)
     nchw_for_mmcv(model)
     return found
 
@@ -73,27 +81,32 @@ def nchw_for_mmcv(model: nn.Module) -> None:
             setattr(module, MARK, True)
 
 
+def in_mmcv_ops(model: nn.Module) -> set[int]:
+    """Ids of the parameters in layers of mmcv.ops: they keep their memory order, in which the kernels read maps."""
+    layers = (module for module in model.modules() if type(module).__module__.startswith('mmcv.ops'))
+    return {id(parameter) for layer in layers for parameter in layer.parameters()}
+
+
 def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
     """Forward pre-hook: tensors in NCHW order, copied only where they are not."""
     return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in inputs)
 
 
-def _pooling_in_float(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def pooling_in_float(feats: Sequence[Tensor], rois: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return forward(to_float(tuple(feats)), to_float(rois), *args, **kwargs).to(feats[0].dtype)
-
-    setattr(pooling_in_float, MARK, True)
-    return pooling_in_float
+def _pooling_in_float(
+    forward: Any, feats: Sequence[Tensor], rois: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    return forward(to_float(tuple(feats)), to_float(rois), *args, **kwargs).to(feats[0].dtype)
 
 
-def _returning_float(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def returning_float(*args: Any, **kwargs: Any) -> Any:
-        return to_float(forward(*args, **kwargs))
+def _marked(function: Any, forward: Any) -> Any:
+    """`function` with `forward` before its other arguments; a copy of the model gets one that calls the copy."""
+    wrapped = functools.partial(function, forward)
+    setattr(wrapped, MARK, True)
+    return wrapped
 
-    setattr(returning_float, MARK, True)
-    return returning_float
+
+def _returning_float(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    return to_float(forward(*args, **kwargs))
 
 
 def to_float(value: Any) -> Any:

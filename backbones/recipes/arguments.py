@@ -31,6 +31,7 @@ from backbones.recipes.lookup import (
     reads_init_cfg,
     registered,
     scope_is_missing,
+    shown_name,
 )
 from backbones.signatures import argument_names
 from backbones.weights.load import INIT_CFG_KEYS
@@ -145,7 +146,7 @@ class _Check:
             return
         else:
             allowed |= keywords_read(cls)
-        self.keys(node, place, allowed | {'type', '_scope_'}, f'{cls.__name__} takes no such argument')
+        self.keys(node, place, allowed | {'type', '_scope_'}, f'{shown_name(node, cls)} takes no such argument')
         _untyped(self, node, place, cls)
 
     def children(self, node: Any, place: str, kinds: Kinds, parent: Any = None) -> None:
@@ -371,8 +372,8 @@ def _untyped(check: _Check, node: dict, place: str, cls: Any) -> None:
                     where = f'{place}.{name}.{part}' + (f'[{index}]' if one is not settings else '')
                     check.keys(one, where, allowed, 'neither the detector nor its heads read it')
     for base, allowed in names.TEST_CFG.items():
-        if cls.__name__ == base:  # classes derived from it have heads that read more
-            check.keys(node.get('test_cfg'), f'{place}.test_cfg', allowed, f'{cls.__name__} does not read it')
+        if shown_name(node, cls) == base:  # classes derived from it have heads that read more
+            check.keys(node.get('test_cfg'), f'{place}.test_cfg', allowed, f'{base} does not read it')
     for base, dicts in names.DATASET_DICTS.items():
         if is_a(cls, base):
             for name, allowed in dicts.items():

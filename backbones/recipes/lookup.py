@@ -8,7 +8,7 @@ import functools
 import importlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmengine.registry import Registry
@@ -58,6 +58,12 @@ def kind_names(kinds: Kinds) -> str:
 def bare_name(kind: Any) -> str:
     """The name of a class, or of what a config calls it, without its scope."""
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def shown_name(node: Mapping[str, Any], built: Any) -> str:
+    """The name of what a typed dict builds: of a class its own, of a function that builds one the name in the dict."""
+    return built.__name__ if isinstance(built, type) else bare_name(node.get('type')) or built.__name__
+
 
 
 # --- classes ------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def apply_precision(cfg: Config, precision: str | None = None) -> list[str]:
     wrapper = cfg.get('optim_wrapper')
     if not wrapper:
         return []
-    name = str(wrapper.get('type', 'OptimWrapper')).rpartition('.')[2].removeprefix('Guarded')
+    kind = wrapper.get('type', 'OptimWrapper')
+    kind = kind if isinstance(kind, str) else kind.__name__
+    name = kind.rpartition('.')[2].removeprefix('Guarded')
     scaled = cfg.precision == 'fp16'
     if name in PLAIN:
         autocast = name == 'AmpOptimWrapper'
@@ -60,7 +62,7 @@ def apply_precision(cfg: Config, precision: str | None = None) -> list[str]:
             return [f'the run computes in {cfg.precision} where the recipe says {published}: docs/precision.md']
     elif scaled != (name == 'ScaledOptimWrapper'):
         raise ValueError(
-            f"precision={cfg.precision!r} with optim_wrapper.type={wrapper['type']!r}: "
+            f"precision={cfg.precision!r} with optim_wrapper.type={kind!r}: "
             + ("fp16 needs a scaled loss, by 'backbones.ScaledOptimWrapper'" if scaled else
                "a scaled loss is for fp16; leave the type out")
         )
@@ -78,7 +80,7 @@ class PrecisionHook(Hook):
         channels_last: False leaves the memory order of maps as it is.
     """
 
-    priority = 'VERY_LOW'  # after EMAHook has copied the model
+    priority = 'LOW'  # after EMAHook has copied the model, before CompileHook
 
     def __init__(self, channels_last: bool = True) -> None:
         self.channels_last = channels_last

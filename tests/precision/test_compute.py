@@ -216,7 +216,7 @@ def test_a_model_without_known_heads_is_refused() -> None:
             super().__init__()
             self.backbone = ConvNeXt(STAGES)
 
-    with pytest.raises(ValueError, match='Odd has no head that is known'):
+    with pytest.raises(ValueError, match='Odd has no head, and only of dense, box and FCN mask heads'):
         compute_in(Odd(), 'bf16')
 
 

@@ -133,3 +133,33 @@ def test_all_heads_of_a_cascade_are_known() -> None:
     kinds = [type(head).__name__ for head in heads(detector('cascade_mask_rcnn'))]
     assert kinds.count('ConvFCBBoxHead') + kinds.count('Shared2FCBBoxHead') + kinds.count('Shared4Conv1FCBBoxHead') == 3
     assert 'RPNHead' in kinds and kinds.count('FCNMaskHead') == 3
+
+
+def test_a_copy_of_a_model_computes_with_its_own_heads() -> None:
+    model = detector('mask_rcnn')
+    compute_in(model, 'bf16').stop()
+    copied = copy.deepcopy(model)
+    maps = [torch.randn(1, 8, 8, 8) for _ in range(5)]
+    with torch.no_grad():
+        for value in copied.rpn_head.parameters():
+            value.zero_()
+        assert not any(x.any() for level in copied.rpn_head(maps) for x in level)
+        assert all(x.any() for level in model.rpn_head(maps) for x in level)
+
+
+def test_a_head_of_another_kind_is_refused_by_its_name() -> None:
+    model = detector('mask_rcnn')
+    model.semantic_head = nn.Conv2d(8, 3, 1)
+    with pytest.raises(ValueError, match='MaskRCNN has semantic_head, and only of dense'):
+        compute_in(model, 'bf16')
+
+
+def test_layers_of_mmcv_that_make_their_own_maps_keep_their_weights_order() -> None:
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    from backbones.precision.copies import LowPrecisionCopies
+
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), ModulatedDeformConv2dPack(4, 4, 3, padding=1))
+    LowPrecisionCopies(model, torch.bfloat16).refresh()
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[1].conv_offset.weight.is_contiguous() and model[1].weight.is_contiguous()
