@@ -68,7 +68,7 @@ class SingleRoIExtractor(BaseModule):
             if self.pooling is None:
                 return self._mmdet(feats, rois, roi_scale_factor)
             rois = rois.float()
-            if feats[0].device.type == 'cpu':
+            if _on_cpu(feats[0]):
                 lost = ~rois.isfinite().all(dim=1)
                 if lost.any():  # of a step that went wrong: its loss must tell, so that the guard can leave it out
                     pooled = self(feats, rois.masked_fill(lost[:, None], 0), roi_scale_factor)
@@ -77,7 +77,7 @@ class SingleRoIExtractor(BaseModule):
             levels = level_of(rois, len(feats), self.pooling.finest_scale)
             if roi_scale_factor is not None:
                 rois = self.extractor.roi_rescale(rois, roi_scale_factor)
-            if feats[0].device.type == 'cpu' and not _few(feats, rois, self.pooling):
+            if _on_cpu(feats[0]) and not _few(feats, rois, self.pooling):
                 return roi_align(feats, rois, self.pooling, levels)
             return self._every_level(feats, rois, levels)
 
@@ -96,6 +96,10 @@ class SingleRoIExtractor(BaseModule):
             here = boxes.masked_fill((levels != level)[:, None], OUTSIDE)
             pooled = pooled + layer(x.float().contiguous(), torch.cat([rois[:, :1], here], dim=1))
         return pooled.to(feats[0].dtype)
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == 'cpu'
 
 
 def _check_order(rois: Tensor) -> None:

@@ -256,7 +256,7 @@ def test_empty_slots_change_no_loss(objects: int) -> None:
 def test_the_host_waits_only_for_the_targets_of_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     head = detector().roi_head
     head.static_slots = True
-    monkeypatch.setattr(roi_extractor, '_few', lambda *_: True)  # the way of a GPU
+    monkeypatch.setattr(roi_extractor, '_on_cpu', lambda x: False)
     maps = tuple(torch.randn(2, WIDTH, 64 // s, 64 // s) for s in (4, 8, 16, 32))
     boxes = [InstanceData(bboxes=torch.tensor([[4.0, 4, 40, 40], [20, 8, 60, 50]])) for _ in range(2)]
     samples = batch(0)['data_samples']

@@ -165,7 +165,7 @@ def test_without_a_single_box_every_parameter_still_gets_a_gradient(static: bool
 
 def on_a_gpu(patch: pytest.MonkeyPatch) -> None:
     """Take the ways of a GPU: mmcv's kernel on all levels."""
-    patch.setattr(roi_extractor, '_few', lambda *_: True)
+    patch.setattr(roi_extractor, '_on_cpu', lambda x: False)
 
 
 @pytest.mark.parametrize(('name', 'change', 'transfers'), [
