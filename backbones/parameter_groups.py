@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from backbones.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+# Optimisers with fused kernels, whose `found_inf` the guard relies on and our tests hold them to.
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 MARK = '_keeps_one_layout'
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.precision.copies import LowPrecisionCopies
-from backbones.precision.islands import float_outputs, nchw_for_mmcv, to_float, unknown_heads
+from backbones.precision.islands import float_outputs, nchw_for_mmcv, unknown_heads
 
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -116,6 +116,3 @@ def check_machine(precision: str, device: torch.device) -> None:
         raise ValueError(
             f"precision='bf16': {torch.cuda.get_device_name(device)} has no bf16 arithmetic; choose fp16 or fp32"
         )
-
-
-__all__ = ['PRECISIONS', 'Computing', 'check_machine', 'checked_precision', 'compute_in', 'to_float', 'unwrapped']

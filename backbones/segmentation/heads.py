@@ -37,7 +37,7 @@ def uper_head(
     """Build mmseg's `UPerHead`: its arguments, parameters, scores, and its losses within rounding.
 
     Cross entropy and accuracy in training are made of a few rows of upsampled scores at a time
-    (`backbones.segmentation.upsampled_loss`): on a CPU in a fifth of the time, and without the four tensors of
+    (`backbones.segmentation.upsampled_loss`): faster on a CPU, and without the four tensors of
     (N, classes, H, W) that need most of the memory of a training step. Other losses and samplers are mmseg's.
 
     Args:

@@ -20,11 +20,10 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from backbones.parameter_groups import keep_one_layout
+from backbones.parameter_groups import FUSED, keep_one_layout
 from backbones.registry import OPTIM_WRAPPERS
 from backbones.training.agreement import Later, agree
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # with a `found_inf` that is held to by our tests
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 

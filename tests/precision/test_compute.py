@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from backbones.convnext import ConvNeXt
-from backbones.precision.compute import check_machine, compute_in, to_float, unwrapped
+from backbones.precision.compute import check_machine, compute_in, unwrapped
+from backbones.precision.islands import to_float
 from backbones.vit import VisionTransformer
 
 STAGES = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
