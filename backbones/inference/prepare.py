@@ -13,6 +13,7 @@ from backbones import convnext, vit_parts
 from backbones.convnext import ConvNeXt
 from backbones.inference.blocks import ConvNeXtBlock, ViTBlock, packed_layer
 from backbones.inference.folding import fold_batch_norms
+from backbones.inference.winograd import WinogradConv2d, winograd_pays
 from backbones.precision.compute import checked_precision, enter
 from backbones.precision.islands import float_outputs, in_mmcv_ops
 from backbones.vit import VisionTransformer
@@ -26,9 +27,10 @@ def prepare_for_inference(model: nn.Module, precision: str = 'bf16', *, pack: bo
     """Make a backbone, or a detector or segmenter around one, fast for inference, in place.
 
     Layer scales and batch norms are folded into the layers in front of them (exactly, in fp32), all weights become
-    `precision` for good, maps and convolutions lie in channels_last, and on a CPU linear layers are packed with what
-    follows them. Images may come in fp32 and in any memory order; the heads of a whole model return fp32. In fp32 the
-    results are those of the plain model within rounding.
+    `precision` for good, and maps and convolutions lie in channels_last. On a CPU linear layers are packed with what
+    follows them, and in low precision wide 3x3 convolutions run as Winograd's products. Images may come in fp32 and in
+    any memory order; the heads of a whole model return fp32. In fp32 the results are those of the plain model within
+    rounding.
 
     What comes out can be run and nothing else: prepare a copy, or a model that is only evaluated.
 
@@ -65,23 +67,24 @@ def prepare_for_inference(model: nn.Module, precision: str = 'bf16', *, pack: bo
 
 
 def _prepare_modules(model: nn.Module, dtype: torch.dtype, pack: bool) -> None:
-    """Put the prepared form in the place of every block and of every linear layer outside of blocks."""
+    """Put the prepared form in the place of every block, and of linear and wide 3x3 layers outside of blocks."""
     for name, child in list(model.named_children()):
         kind = PREPARED_BLOCKS.get(type(child))
         if kind is not None:
             setattr(model, name, kind(child, dtype, pack))
-        elif _is_linear(child):
+        elif _is_plain(child, nn.Linear):
             setattr(model, name, packed_layer(child, dtype, pack))
+        elif pack and _is_plain(child, nn.Conv2d) and winograd_pays(child, dtype):
+            setattr(model, name, WinogradConv2d(child, dtype))
         else:
             _prepare_modules(child, dtype, pack)
     if isinstance(model, VisionTransformer):
         model.tables = {}
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """Tell whether this is a linear layer and no subclass with other rules; mmcv's only adds empty inputs."""
-    return type(module) is nn.Linear or (
-        isinstance(module, nn.Linear) and type(module).__module__ == 'mmcv.cnn.bricks.wrappers')
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tell whether this is a layer of a kind and no subclass with other rules; mmcv's only add empty inputs."""
+    return type(module) is kind or (isinstance(module, kind) and type(module).__module__ == 'mmcv.cnn.bricks.wrappers')
 
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:
