@@ -18,7 +18,7 @@ from mmseg.structures import SegDataSample
 from backbones.config import load_config
 from backbones.evaluation.run import run_test, use_tta
 from backbones.flops import on_meta
-from backbones.preflight import check_model
+from backbones.preflight.model import check_model
 from backbones.recipes.keys import check_config
 
 LEAVES = sorted(p for p in (ROOT / 'configs').glob('*/*.py') if p.parent.name != '_base_')

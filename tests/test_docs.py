@@ -11,7 +11,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 
-from backbones.preflight import check_model
+from backbones.preflight.model import check_model
 from backbones.training.inject_run import set_faults
 
 

@@ -23,7 +23,7 @@ from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import use_run_lengths
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import write_bytes, write_json
-from backbones.preflight import check_classes
+from backbones.preflight.model import check_classes
 from backbones.runner import config_mistakes
 from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint

@@ -13,7 +13,7 @@ from backbones.data.classes import check_same_classes
 from backbones.evaluation.fast import choose_precision, make_fast
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import merges_masks, needs_labels_only, spare_masks
-from backbones.preflight import check_classes, check_evaluator
+from backbones.preflight.model import check_classes, check_evaluator
 from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
 from backbones.training.hardening import harden_reading

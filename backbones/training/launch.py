@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from backbones.compiling.switch import compile_training
 from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
-from backbones.preflight import check_classes, check_evaluator, check_model
+from backbones.preflight.model import check_classes, check_evaluator, check_model
 from backbones.recipes.keys import check_config
 from backbones.recipes.schedule import warmup_note
 from backbones.runner import build_runner

@@ -7,7 +7,7 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from backbones.preflight import check_classes, check_model
+from backbones.preflight.model import check_classes, check_model
 
 DETECTOR = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
 SEGMENTER = ROOT / 'configs/small/upernet_vit_demo.py'
