@@ -11,31 +11,20 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from backbones.compiling.switch import compile_training
-from backbones.config import fit_to_machine, load_config
 from backbones.data.classes import check_same_classes
 from backbones.preflight.model import check_classes, check_evaluator, check_model
-from backbones.recipes.keys import check_config
 from backbones.recipes.schedule import warmup_note
 from backbones.runner import build_runner
-from backbones.training.batch import (
-    BatchPlan,
-    apply_batch_plan,
-    batch_notes,
-    check_built,
-    count_processes,
-    plan_batch,
-)
+from backbones.training.batch import BatchPlan, check_built
+from backbones.training.compose import compose_training
 from backbones.training.exits import EXIT_FILE, launched_rank, note_exit
-from backbones.training.hardening import harden_run, name_parts
 from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
 from backbones.training.inject_run import InjectHook, set_faults
 from backbones.training.lock import WorkFolderLock
-from backbones.training.precision import apply_precision
 from backbones.training.resuming import go_on_from, resume_place
 from backbones.training.safe_checkpoint import checkpoint_folder, saving_to_the_end
 from backbones.training.watchdog import watched
-from backbones.weights.load import is_pretrained, local_file
+from backbones.weights.load import local_file
 from backbones.weights.sources import is_url
 
 
@@ -69,21 +58,9 @@ def run_training(
         ValueError: anything that can be known wrong before the first step.
         RunEnded: the run ended early in an orderly way; the exception is a SystemExit with the code of docs/guards.md.
     """
-    cfg = load_config(config, _without_total_batch(options), work_dir)
-    cfg.launcher = launcher
     in_steps = set_faults(faults or '')
-    name_parts(cfg)
-    check_config(cfg)
-    notes = apply_precision(cfg, precision)
-    processes = count_processes(launcher)
-    fit_to_machine(cfg)
-    plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg
-    notes += batch_notes(cfg, plan)
-    apply_batch_plan(cfg, plan)
-    notes += harden_run(cfg)
-    if compile:
-        notes += compile_training(cfg)
-    _take_model_init(cfg)
+    composed = compose_training(config, work_dir, options, launcher, total_batch, precision, compile)
+    cfg, plan, notes = composed.cfg, composed.plan, composed.notes
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
     resume_place(cfg, resume)  # before a folder is made
@@ -93,7 +70,7 @@ def run_training(
             notes.append(f'{cfg.work_dir} holds no checkpoint to go on from: the run starts anew')
         runner = build_runner(cfg)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for note in notes + check_built(plan, model, runner.train_loop.dataloader, keeps_total):
+        for note in notes + check_built(plan, model, runner.train_loop.dataloader, composed.keeps_total):
             runner.logger.info(note)
         for note in warmup_note(cfg, runner.max_iters):
             runner.logger.warning(note)
@@ -153,40 +130,3 @@ def _check_runner(runner: Runner, model: BaseModel) -> None:
     if loops['val']:
         check_evaluator(loops['val'])
     check_model(model)
-
-
-def _without_total_batch(options: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Refuse `--cfg-options total_batch=...`: it would pass for the recipe's own total in everything the run writes."""
-    if 'total_batch' in (options or {}):
-        raise ValueError(
-            f"--cfg-options total_batch={options['total_batch']}: another total batch than the recipe's must be said "
-            f"explicitly; use --total-batch {options['total_batch']}"
-        )
-    return options
-
-
-def _take_model_init(cfg: Config) -> None:
-    """Make `model.init_cfg=dict(type='Pretrained', ...)` of a whole model a `load_from`.
-
-    MMEngine would load it with what fits and go on with a warning; our loader counts, converts and refuses.
-    """
-    entries = cfg.model.get('init_cfg') or []
-    entries = entries if isinstance(entries, list | tuple) else [entries]
-    pretrained = [entry for entry in entries if is_pretrained(entry)]
-    if not pretrained:
-        return
-    if len(entries) > 1:
-        raise ValueError(f'model.init_cfg has {len(entries)} entries; give the Pretrained one alone, or set load_from')
-    given = pretrained[0]
-    wrong = sorted(set(given) - {'type', 'checkpoint'})
-    if wrong or not given.get('checkpoint'):
-        raise ValueError(
-            f'model.init_cfg={dict(given)!r}: a whole model takes the keys type and checkpoint only'
-            f'{f", not {wrong[0]}" if wrong else ""}; give them, or set load_from'
-        )
-    if cfg.get('load_from'):
-        raise ValueError(
-            f'model.init_cfg names {given["checkpoint"]} and load_from names {cfg.load_from}; leave one of them out'
-        )
-    cfg.load_from = given['checkpoint']
-    del cfg.model['init_cfg']
