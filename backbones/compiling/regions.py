@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
 
-REGIONS = ('backbone', 'neck', 'rpn_head', 'decode_head', 'auxiliary_head')
+from backbones.inference.compiled import DENSE_PARTS
+
+REGIONS = (*DENSE_PARTS, 'auxiliary_head')  # the last one is there in training only
 MOST = 64  # sizes for which a part is compiled
 _MARK = '_compiled_region'
 
