@@ -45,7 +45,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['backbones', 'backbones.*']),
-    package_data={'backbones.weights': ['index.json']},
+    package_data={'backbones.weights': ['index.json'], 'backbones.preflight': ['page.html']},
     # MMEngine is not pinned and not required: upstream's mmengine and the maintained fork install the same
     # module, and a plug-in must live with either.
     install_requires=['torch>=2.6', *read_requirements('base')],
