@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .errors import DataError
+
 CHUNK = 1 << 16  # characters of run lengths at a time
 FLAT = 1e-9  # how far from a line points may lie, relative to their distances, to be on it: rounding errors
 
@@ -52,24 +54,31 @@ def check_mask(mask: Any, height: int, width: int, name: str) -> str | None:
         Run lengths as a string, which are left to `run_totals`: many at a time are faster; None for all else.
 
     Raises:
-        ValueError: pycocotools could not read the mask safely.
+        DataError: pycocotools could not read the mask safely.
     """
     if isinstance(mask, list):
-        _check_polygons(mask, max(height, width), name)
+        check_polygons(mask, max(height, width), name)
         return None
     counts = mask.get('counts') if isinstance(mask, dict) else None
     if not isinstance(counts, list | str) or 'size' not in mask:
-        raise ValueError(f"{name} has a segmentation that is neither polygons nor {{'size', 'counts'}}; correct it")
+        raise DataError(
+            f"{name} has a segmentation that is neither polygons nor {{'size', 'counts'}}", 'correct it',
+            kind='mask form', field='segmentation', value=mask,
+        )
     size = mask['size']
     if not isinstance(size, list) or size != [height, width] or not all(type(side) is int for side in size):
-        raise ValueError(
-            f'{name} has a run-length mask of size {size} while its picture is {[height, width]} (height, width); '
-            'correct whichever is wrong'
+        raise DataError(
+            f'{name} has a run-length mask of size {size} while its picture is {[height, width]} (height, width)',
+            'correct whichever is wrong', kind='mask size', field='segmentation.size', value=size,
         )
     if isinstance(counts, str):
         return counts
     if not all(type(run) is int and run >= 0 for run in counts):
-        raise ValueError(f'{name} has a run length that is no whole number of 0 or more; write the mask again')
+        raise DataError(
+            f'{name} has a run length that is no whole number of 0 or more', 'write the mask again',
+            kind='run lengths', field='segmentation.counts',
+            value=next(run for run in counts if not (type(run) is int and run >= 0)),
+        )
     check_total(sum(counts), height * width, name)
     return None
 
@@ -77,27 +86,59 @@ def check_mask(mask: Any, height: int, width: int, name: str) -> str | None:
 def check_total(total: int | None, pixels: int, name: str) -> None:
     """Raise where run lengths do not fill their picture; None is said of a string that is none."""
     if total is None:
-        raise ValueError(f"{name} has run lengths that are no string of COCO's kind; write the mask again")
+        raise DataError(
+            f"{name} has run lengths that are no string of COCO's kind", 'write the mask again',
+            kind='run lengths', field='segmentation.counts',
+        )
     if total != pixels:
-        raise ValueError(
-            f'{name} has run lengths that add up to {total} pixels while its picture has {pixels}; write the mask again'
+        raise DataError(
+            f'{name} has run lengths that add up to {total} pixels while its picture has {pixels}',
+            'write the mask again', kind='run lengths', field='segmentation.counts', value=total,
         )
 
 
-def _check_polygons(polygons: list, side: int, name: str) -> None:
-    """`sum`, `min` and `max` run in C: 20 million coordinates of COCO take about a second."""
-    for polygon in polygons:
+def check_polygons(polygons: list, side: int, name: str, first: int = 0) -> None:
+    """`sum`, `min` and `max` run in C: 20 million coordinates of COCO take about a second.
+
+    Args:
+        polygons: lists of x, y, x, y, ...
+        side: the longer one of the picture.
+        name: begins the message.
+        first: number of the first polygon in its mask.
+
+    Raises:
+        DataError: a value is no finite number, or far outside the picture.
+    """
+    for number, polygon in enumerate(polygons, first):
         try:
             finite = isinstance(polygon, list) and math.isfinite(sum(polygon))
         except (TypeError, OverflowError):
             finite = False
         if not finite:
-            raise ValueError(f'{name} has a polygon with a value that is no finite number; correct or remove it')
+            raise _no_number(polygon, name, f'segmentation[{number}]')
         if polygon and (min(polygon) < -side or max(polygon) > 2 * side):
-            raise ValueError(
+            far = min(polygon) if min(polygon) < -side else max(polygon)
+            raise DataError(
                 f'{name} has a polygon from {min(polygon)} to {max(polygon)}, far outside its picture, whose longer '
-                f'side is {side}; correct or remove it'
+                f'side is {side}', 'correct or remove it',
+                kind='polygon outside', field=f'segmentation[{number}][{polygon.index(far)}]', value=far,
             )
+
+
+def _no_number(polygon: Any, name: str, field: str) -> DataError:
+    value = polygon
+    for place, one in enumerate(polygon if isinstance(polygon, list) else ()):
+        try:
+            finite = math.isfinite(one)
+        except (TypeError, OverflowError):
+            finite = False
+        if not finite:
+            field, value = f'{field}[{place}]', one
+            break
+    return DataError(
+        f'{name} has a polygon with a value that is no finite number', 'correct or remove it',
+        kind='polygon value', field=field, value=value,
+    )
 
 
 def run_totals(strings: Sequence[str]) -> list[int | None]:

@@ -17,7 +17,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,19 @@ class _BrokeOff(Exception):
 
 
 def download(
-    url: str, target: Path, *, sha256: str | None = None, progress: bool = True, waits: Sequence[float] = WAITS
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    progress: bool = True,
+    waits: Sequence[float] = WAITS,
+    check: Callable[[Path], object] = file_kind,
+    elsewhere: str = 'TORCH_HOME',
 ) -> None:
-    """Download a checkpoint, unless `target` exists by the time it is this process's turn.
+    """Download a file, by default a checkpoint, unless `target` exists by the time it is this process's turn.
 
     What arrives is verified against `sha256`, the hash in the name of `target` and that of Hugging Face, as far as
-    there are such, and must be a checkpoint. A download that breaks off is taken up again, now and by a later call, if
+    there are such, and must pass `check`. A download that breaks off is taken up again, now and by a later call, if
     the server can do that and the file has not changed meanwhile.
 
     Args:
@@ -75,6 +82,8 @@ def download(
         sha256: the digest in hexadecimal digits, or its beginning.
         progress: show a bar.
         waits: seconds before each further try.
+        check: raises a ValueError where the file that arrived is not what it should be.
+        elsewhere: what the user sets to have the file in another place, for messages.
 
     Raises:
         DownloadError: if this address does not give the file; nothing is at `target` then.
@@ -83,12 +92,12 @@ def download(
     partial = _Partial(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target):
+        with locked(target):
             while not target.is_file():
                 promises = {'its publisher states': sha256, 'its name promises': promised_hash(target.name)}
                 taken_up = partial.path.is_file()
-                note = _receive(url, partial, any(promises.values()), progress, waits)
-                problem = _problem(partial.path, promises | {'Hugging Face states': note['sha256']})
+                note = _receive(url, partial, any(promises.values()), progress, waits, elsewhere)
+                problem = _problem(partial.path, promises | {'Hugging Face states': note['sha256']}, check)
                 if problem is None:
                     partial.finish(target)
                     return
@@ -100,7 +109,7 @@ def download(
             raise
         raise ValueError(
             f'{target} cannot be written ({error.strerror}); free space or get the right to write there, or set '
-            'TORCH_HOME to another folder'
+            f'{elsewhere} to another folder'
         ) from error
 
 
@@ -153,7 +162,9 @@ class _Partial:
 # --- receive ------------------------------------------------------------------------------------------------
 
 
-def _receive(url: str, partial: _Partial, verified: bool, progress: bool, waits: Sequence[float]) -> dict[str, Any]:
+def _receive(
+    url: str, partial: _Partial, verified: bool, progress: bool, waits: Sequence[float], elsewhere: str
+) -> dict[str, Any]:
     """Bring the whole file to `partial` and return what the server said of it; failures that may pass are tried again.
 
     Raises:
@@ -162,7 +173,7 @@ def _receive(url: str, partial: _Partial, verified: bool, progress: bool, waits:
     for wait in (*waits, None):
         status = None
         try:
-            return _attempt(url, partial, verified, progress)
+            return _attempt(url, partial, verified, progress, elsewhere)
         except urllib.error.HTTPError as error:
             status, said = error.code, error.headers.get('X-Error-Message', '')
             finding, may_pass = f'HTTP {status} {error.reason}' + (f' ({said})' if said else ''), status in PASSING
@@ -178,7 +189,7 @@ def _receive(url: str, partial: _Partial, verified: bool, progress: bool, waits:
     raise AssertionError('unreachable')
 
 
-def _attempt(url: str, partial: _Partial, verified: bool, progress: bool) -> dict[str, Any]:
+def _attempt(url: str, partial: _Partial, verified: bool, progress: bool, elsewhere: str) -> dict[str, Any]:
     """Ask once for what is missing, or for everything if that cannot be had."""
     note = partial.note(url, verified)
     start = partial.size if note else 0
@@ -195,14 +206,14 @@ def _attempt(url: str, partial: _Partial, verified: bool, progress: bool) -> dic
         if error.code != 416 or not start:
             raise
         partial.clear()  # the part is longer than the file: it is of another one
-        return _attempt(url, partial, verified, progress)
+        return _attempt(url, partial, verified, progress, elsewhere)
     with response:
         found = _note_of(url, response, redirects.sha256)
         goes_on = start > 0 and response.status == 206
         if goes_on and not _same(note, found, response.headers, start):
             partial.clear()
-            return _attempt(url, partial, verified, progress)
-        _check_room(partial.path.parent, found['total'], start if goes_on else 0)
+            return _attempt(url, partial, verified, progress, elsewhere)
+        _check_room(partial.path.parent, found['total'], start if goes_on else 0, elsewhere)
         if not goes_on:
             start = 0
             partial.begin(found)
@@ -251,7 +262,7 @@ def _write(response: Any, path: Path, start: int, total: int | None, progress: b
         os.fsync(file.fileno())
 
 
-def _check_room(folder: Path, total: int | None, there: int) -> None:
+def _check_room(folder: Path, total: int | None, there: int, elsewhere: str) -> None:
     """Refuse a file that does not fit on the disk.
 
     Raises:
@@ -261,7 +272,7 @@ def _check_room(folder: Path, total: int | None, there: int) -> None:
     if needed > free:
         raise ValueError(
             f'{folder} has {free / 2**20:,.0f} MiB left, and {needed / 2**20:,.0f} MiB are to be downloaded; free '
-            'space, or set TORCH_HOME to a folder on another disk'
+            f'space, or set {elsewhere} to a folder on another disk'
         )
 
 
@@ -302,10 +313,10 @@ def _hash_in(headers: Message, *names: str) -> str | None:
 # --- verify -------------------------------------------------------------------------------------------------
 
 
-def _problem(path: Path, promises: dict[str, str | None]) -> str | None:
-    """Say what is wrong with a file that arrived whole; None if it is a checkpoint and all hashes are right."""
+def _problem(path: Path, promises: dict[str, str | None], check: Callable[[Path], object]) -> str | None:
+    """Say what is wrong with a file that arrived whole; None if it passes `check` and all hashes are right."""
     try:
-        file_kind(path)
+        check(path)
     except ValueError as error:
         return str(error).replace(f'checkpoint {path}', 'what arrived')
     known = {who: expected.lower() for who, expected in promises.items() if expected}
@@ -328,13 +339,13 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Keep other processes from downloading the same file; the system gives the lock back when a process dies."""
+def locked(target: Path, doing: str = 'downloads') -> Iterator[None]:
+    """Keep other processes from making the same file; the system gives the lock back when a process dies."""
     if fcntl is None:
         yield
         return
     path = target.with_name(f'{target.name}.lock')
-    handle = _acquire(path)
+    handle = _acquire(path, doing)
     try:
         yield
     finally:
@@ -342,14 +353,14 @@ def _locked(target: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, doing: str) -> int:
     """Open and lock a file, and make sure that it is still the one at `path`; a file system without locks has none."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print_log(f'another process downloads {path.stem}; waiting for it', logger='current')
+            print_log(f'another process {doing} {path.stem}; waiting for it', logger='current')
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
