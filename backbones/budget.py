@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
+from backbones.classes_setting import apply_classes
 from backbones.config import load_config
 from backbones.flops import count_macs, count_params, on_meta
 from backbones.image_sizes import ImageSizes, image_sizes
@@ -88,6 +89,7 @@ def budget(
     if measure < 0:
         raise ValueError(f'--measure {measure} must be the number of training steps to time, 0 for none')
     cfg = load_config(config, options)
+    apply_classes(cfg)
     if measure and _batch_missing(cfg):
         raise ValueError(f'--measure {measure} times training steps, but {_batch_missing(cfg)}')
     model = _build(cfg)

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 
 # What our tools read besides the arguments of MMEngine's Runner.
 OWN_KEYS = {
-    'activation_checkpointing', 'card', 'data_root', 'find_unused_parameters', 'precision', 'total_batch', 'tta_mode',
-    'tta_model', 'tta_scales',
+    'activation_checkpointing', 'card', 'classes', 'data_root', 'find_unused_parameters', 'precision', 'total_batch',
+    'tta_mode', 'tta_model', 'tta_scales',
 }
 AMP_KEYS = ('dtype', 'loss_scale', 'use_fsdp')  # what AmpOptimWrapper takes and OptimWrapper does not
 

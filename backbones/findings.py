@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,28 @@ class Outcome:
     figures: dict[str, Any] = field(default_factory=dict)
     skipped: str = ''
     seconds: float = 0.0
+
+
+def state_of(outcome: Outcome) -> str:
+    """The worst severity that a check found, or 'fine', or 'skipped'."""
+    found = {finding.severity for finding in outcome.findings}
+    worst = next((severity for severity in SEVERITIES if severity in found), None)
+    return worst or ('skipped' if outcome.skipped else 'fine')
+
+
+def counted(findings: Iterable[Finding]) -> str:
+    """How many of each severity: '2 errors, 1 note'; an empty text for none."""
+    counts = Counter(finding.severity for finding in findings)
+    return ', '.join(
+        f'{counts[name]:,} {name}{"s" if counts[name] > 1 else ""}' for name in SEVERITIES if counts[name])
+
+
+def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:
+    """Findings by (severity, kind), the worst severity first."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.severity, finding.kind), []).append(finding)
+    return dict(sorted(kinds.items(), key=lambda item: SEVERITIES.index(item[0][0])))
 
 
 def finding_of(error: BaseException, kind: str, severity: str = 'error') -> Finding:

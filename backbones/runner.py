@@ -19,10 +19,17 @@ from backbones.signatures import argument_names
 from backbones.training.hooks import NothingLeftHook
 
 
-def build_runner(cfg: Config, splits: tuple[str, ...] = ('train', 'val')) -> Runner:
-    """Build the Runner, the model and the data sets of `splits`; a mistake in the config becomes one ValueError."""
+def build_runner(cfg: Config, splits: tuple[str, ...] = ('train', 'val'), *, records: bool = True) -> Runner:
+    """Build the Runner, the model and the data sets of `splits`; a mistake in the config becomes one ValueError.
+
+    Args:
+        cfg: as composed for training or testing.
+        splits: whose data sets are built.
+        records: whether config and environment are written to the work folder and the log, which takes seconds.
+    """
     with config_mistakes(cfg):
-        runner = (Runner if 'train' in splits else _TestRunner).from_cfg(cfg)
+        kind = (Runner if 'train' in splits else _TestRunner) if records else _SilentRunner
+        runner = kind.from_cfg(cfg)
         for split in splits:
             try:
                 getattr(runner, f'{split}_loop')  # a property that builds the loop with its data set
@@ -43,6 +50,16 @@ class _TestRunner(Runner):
         """Write the config unless one of its name is there; `<time>/vis_data/config.py` holds that of every run."""
         if self.cfg.filename is None or not (Path(self.work_dir) / Path(self.cfg.filename).name).exists():
             super().dump_config()
+
+
+class _SilentRunner(Runner):
+    """A Runner that is looked at, and does not run."""
+
+    def dump_config(self) -> None:
+        """Write nothing."""
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log nothing."""
 
 
 @contextlib.contextmanager

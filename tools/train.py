@@ -28,6 +28,9 @@ def parse_args() -> argparse.Namespace:
     add_precision(parser)
     parser.add_argument(
         '--compile', action='store_true', help='torch.compile for backbone, neck and dense heads; docs/performance.md')
+    parser.add_argument(
+        '--no-preflight', action='store_true',
+        help='start without the quick part of tools/preflight.py; docs/preflight.md')
     return parse_run_options(parser)
 
 
@@ -37,7 +40,7 @@ def main() -> None:
 
     run_training(
         args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
-        args.precision, args.compile)
+        args.precision, args.compile, not args.no_preflight)
 
 
 if __name__ == '__main__':

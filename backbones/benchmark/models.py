@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
+from backbones.classes_setting import apply_classes
 from backbones.config import AMP_KEYS, dicts_in, load_config
 from backbones.measure import synthetic_batch
 from backbones.runner import config_mistakes
@@ -36,6 +37,7 @@ def read(config: str | Path, options: dict[str, Any] | None = None) -> Config:
         ValueError: it cannot be composed, or has no model with a backbone.
     """
     cfg = load_config(config, options)
+    apply_classes(cfg)
     if not (cfg.get('model') or {}).get('backbone'):
         raise ValueError(f'config {config} has no model with a backbone; give that of a detector or a segmenter')
     for node in dicts_in(cfg.model):

@@ -27,7 +27,7 @@ def reach(place: str, fraction: float, step: str) -> None:
     """Tell the listeners that `step` of `place` comes next.
 
     Args:
-        place: 'save', 'last', 'best', 'export' or 'rotate'.
+        place: 'save', 'last', 'best', 'export', 'rotate' or 'unpack'.
         fraction: share of the bytes of this place that lie on the disk already, 0 to 1.
         step: what comes next: 'write', 'fsync', 'rename', ...
     """

@@ -12,9 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mmcv
 import numpy as np
-from mmengine import fileio
 from mmseg.datasets.ade import ADE20KDataset as MMSegADE20KDataset
 from mmseg.datasets.basesegdataset import BaseSegDataset
 from mmseg.datasets.transforms.loading import LoadAnnotations
@@ -22,12 +20,8 @@ from mmseg.datasets.transforms.loading import LoadAnnotations
 from ..registry import DATASETS, TRANSFORMS
 from .bad_samples import BadSampleError, BadSampleMixin
 from .files import IMAGE_SUFFIXES, is_local, require_folder, shown, some
-from .image_headers import Header, read_header, with_png_end
-from .images import MAX_PIXELS, notice_end, read_content
+from .label_files import IGNORED, list_by_stem, read_label_map, read_names
 from .palette import make_palette
-
-LOSSLESS = ('PNG', 'BMP', 'TIFF')  # JPEG and WebP may change numbers without a trace
-IGNORED = 255  # mmseg's value for pixels without a class, after loading
 
 
 @DATASETS.register_module()
@@ -96,10 +90,10 @@ class LabelMapDataset(BadSampleMixin, BaseSegDataset):
                     f'classes={given!r} is one string and no file; write a tuple of names, such as '
                     f"('{given}',)"
                 )
-            given = metainfo['classes'] = tuple(_read_names(given, backend_args))
+            given = metainfo['classes'] = tuple(read_names(given, backend_args))
         path = os.path.join(data_root or '', classes_file) if classes_file else ''
         if path and is_local(path, backend_args) and os.path.isfile(path):
-            listed = _read_names(path, backend_args)
+            listed = read_names(path, backend_args)
             if given is not None and list(given) != listed:
                 place, pair = next(
                     (i, pair)
@@ -146,11 +140,11 @@ class LabelMapDataset(BadSampleMixin, BaseSegDataset):
 
     def _pair(self, image_folder: str, label_folder: str | None) -> list[dict]:
         require_folder(image_folder, f"data_root={self.data_root!r} and data_prefix['img_path']")
-        images = _list_files(image_folder, (self.img_suffix,) if self.img_suffix else IMAGE_SUFFIXES)
+        images = list_by_stem(image_folder, (self.img_suffix,) if self.img_suffix else IMAGE_SUFFIXES)
         labels: dict[str, str] = {}
         if label_folder:
             require_folder(label_folder, f"data_root={self.data_root!r} and data_prefix['seg_map_path']")
-            labels = _list_files(label_folder, (self.seg_map_suffix,))
+            labels = list_by_stem(label_folder, (self.seg_map_suffix,))
         names = sorted(images)
         if self.ann_file:
             names = self._listed_names()
@@ -185,7 +179,7 @@ class LabelMapDataset(BadSampleMixin, BaseSegDataset):
                 f'the list of names {self.ann_file} does not exist (ann_file); leave ann_file out to use '
                 'all pictures of the folder'
             )
-        return _read_names(self.ann_file, self.backend_args)
+        return read_names(self.ann_file, self.backend_args)
 
 
 @DATASETS.register_module()
@@ -237,7 +231,8 @@ class LoadLabelMap(LoadAnnotations):
                 f'LoadLabelMap has reduce_zero_label={self.reduce_zero_label} and the data set has '
                 f'{reduce_zero_label} ({shown(path)}); say it in the data set only'
             )
-        labels = self._read(path, results)  # (H, W)
+        size = results.get('ori_shape')  # set by LoadImageFromFile; later resizing leaves it
+        labels = read_label_map(path, size, results.get('img_path'), self.backend_args)  # (H, W)
         num_classes = self.num_classes or results.get('num_classes')
         if num_classes is None:
             raise ValueError(
@@ -257,57 +252,10 @@ class LoadLabelMap(LoadAnnotations):
         results['gt_seg_map'] = labels
         results.setdefault('seg_fields', []).append('gt_seg_map')
 
-    def _read(self, path: str, results: dict) -> np.ndarray:
-        content = read_content(path, self.backend_args, kind='label map')
-        try:
-            header = _checked_header(content)
-            _check_size((header.height, header.width), results, path)  # before anything is allocated
-            whole = with_png_end(content, header) if header.format == 'PNG' else content
-            if whole is None:
-                raise ValueError(f'it is cut off or damaged ({header.format}, {len(content)} bytes)')
-            labels = mmcv.imfrombytes(whole, flag='unchanged', backend='pillow')
-        except BadSampleError:
-            raise
-        except Exception as error:  # Pillow's parsers raise whatever comes on damaged files
-            name = f'the label map {shown(path)}'
-            raise BadSampleError(f'{name} cannot be read: {error}. Replace the file', path) from error
-        if whole is not content:
-            notice_end(path)
-        _check_size(labels.shape, results, path)
-        if labels.ndim != 2:
-            raise BadSampleError(
-                f'the label map {shown(path)} is a colour picture of {labels.shape[2]} channels; it must have one '
-                'channel of class numbers. Turn each colour into its number (0 for what is to be ignored) '
-                'and save as grey PNG',
-                path,
-            )
-        return labels
-
     def __repr__(self) -> str:
         return (
             f'{type(self).__name__}(reduce_zero_label={self.reduce_zero_label}, '
             f'num_classes={self.num_classes}, backend_args={self.backend_args})'
-        )
-
-
-def _checked_header(content: bytes) -> Header:
-    """Raise a ValueError with the rest of a sentence that begins with the file's name and 'cannot be read: '."""
-    header = read_header(content)
-    if header.format not in LOSSLESS:
-        raise ValueError(f'it is a {header.format}, which changes the numbers of classes; save it as PNG')
-    if header.width * header.height > MAX_PIXELS:
-        raise ValueError(f'says that it is {header.width}x{header.height} pixels, more than {MAX_PIXELS}')
-    return header
-
-
-def _check_size(found: Sequence[int], results: dict, path: str) -> None:
-    size = results.get('ori_shape')  # set by LoadImageFromFile; later resizing leaves it
-    if size is not None and tuple(size[:2]) != tuple(found[:2]):
-        raise BadSampleError(
-            f'the label map {shown(path)} is {found[1]}x{found[0]} (width x height) while its '
-            f'picture {shown(results.get("img_path"))} is {size[1]}x{size[0]}; make it again at the size of the '
-            'picture',
-            path,
         )
 
 
@@ -333,42 +281,6 @@ def _check_values(labels: np.ndarray, num_classes: int, reduce_zero_label: bool,
         f'pixels, but {rule}{hint}. Correct the file, or the list of classes',
         path,
     )
-
-
-def _read_names(path: str, backend_args: Mapping[str, Any] | None) -> list[str]:
-    try:
-        text = fileio.get(path, backend_args=backend_args).decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{shown(path)} is no text in UTF-8: {error}; write one name a line and save it as UTF-8'
-        ) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Return the files under `folder`, subfolders included, by their path in it without the suffix."""
-    found: dict[str, str] = {}
-    above: dict[str, tuple[str, ...]] = {}  # the real folders from `folder` down to each one met
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        place, real = os.path.abspath(parent), os.path.realpath(parent)
-        chain = above.get(os.path.dirname(place), ())
-        if real in chain:  # a link back to a folder we are in, whose files have been listed
-            folders.clear()
-            continue
-        above[place] = (*chain, real)
-        folders.sort()
-        for file in sorted(files):
-            suffix = next((suffix for suffix in suffixes if file.lower().endswith(suffix.lower())), None)
-            if suffix is None or file.startswith('.'):
-                continue
-            path = os.path.join(parent, file)
-            name = os.path.relpath(path, folder)[: -len(suffix)]
-            if name in found:
-                raise ValueError(
-                    f'{found[name]} and {path} differ by their suffix only; keep one, or give img_suffix'
-                )
-            found[name] = path
-    return found
 
 
 def _require_all(names: Sequence[str] | Mapping, there: Mapping[str, str], fault: str) -> None:

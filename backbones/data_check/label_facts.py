@@ -1,4 +1,4 @@
-"""What one label map holds, found as training reads it (`backbones.data.label_maps`), whatever its classes are."""
+"""What one label map holds, found as training reads it (`backbones.data.label_files`), whatever its classes are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from ..data.bad_samples import BadSampleError
 from ..data.image_headers import PNG_END, Header, read_header
 from ..data.images import MAX_PIXELS
-from ..data.label_maps import LOSSLESS, LoadLabelMap
+from ..data.label_files import LOSSLESS, read_label_map
 from .looking import Facts, fault_of
 
 MOST_VALUES = 300  # distinct values of a map that are kept; more than there are numbers of classes
@@ -56,7 +56,7 @@ def look_at_label_map(content: bytes, path: str) -> LabelFacts:
     if 0 < header.width * header.height <= MAX_PIXELS:
         facts.mode = _mode(content)
     try:
-        labels = LoadLabelMap()._read(path, {})  # the one place that says how a label map is read
+        labels = read_label_map(path)  # the one place that says how a label map is read
     except BadSampleError as error:
         kind = _kind_of_fault(facts)
         facts.fault = fault_of(error, kind, path)

@@ -1,6 +1,6 @@
 """Label maps: each picture has one, of its size, and all its values are classes.
 
-What a label map must be is said in `backbones.data.label_maps`; `label_facts` reads the maps by it.
+What a label map must be is said in `backbones.data.label_files`; `label_facts` reads the maps by it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..data.files import IMAGE_SUFFIXES, shown
-from ..data.label_maps import IGNORED, _list_files
+from ..data.label_files import IGNORED, list_by_stem
 from ..findings import Finding, Outcome, finding_of
 from .label_facts import LabelFacts, look_at_label_map
 from .label_reading import ClassList, Reading, words_of
@@ -56,9 +56,9 @@ def pair(split: LabelMapSplit) -> Maps:
     if findings:
         return maps
     try:
-        pictures = _list_files(split.pictures, (split.img_suffix,) if split.img_suffix else IMAGE_SUFFIXES)
+        pictures = list_by_stem(split.pictures, (split.img_suffix,) if split.img_suffix else IMAGE_SUFFIXES)
         maps.seg_map_suffix = split.seg_map_suffix or _suffix(split.labels, pictures)
-        labels = _list_files(split.labels, (maps.seg_map_suffix,))
+        labels = list_by_stem(split.labels, (maps.seg_map_suffix,))
     except (ValueError, OSError) as error:  # two files of one name
         finding = finding_of(error, 'pairing')
         findings.append(Finding('error', finding.kind, finding.message, finding.remedy, file=split.pictures))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.files import shown, some
-from ..data.label_maps import IGNORED, _read_names
+from ..data.label_files import IGNORED, read_names
 from ..findings import Finding, finding_of
 
 MAPS_TO_TELL = 20  # maps that must hold all values but the highest before that is taken to show that 0 is a class
@@ -88,7 +88,7 @@ def read_classes(path: str) -> ClassList:
     if not os.path.isfile(path):
         return found
     try:
-        names = _read_names(path, None)
+        names = read_names(path, None)
         lines = [line.strip() for line in Path(path).read_text('utf-8-sig').splitlines()]
     except (ValueError, OSError) as error:
         finding = finding_of(error, 'classes.txt')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.files import shown
-from ..findings import LONGEST_VALUE, SEVERITIES, Finding, Outcome
+from ..findings import LONGEST_VALUE, SEVERITIES, Finding, Outcome, by_kind, counted, state_of
 
 PLACES = 3  # that are shown of each kind
 SIGNS = dict(error=('✗', 'bold red'), warning=('!', 'bold yellow'), note=('i', 'cyan'), fine=('✓', 'green'),
@@ -21,7 +20,7 @@ BLOCK = 'data set block'  # the check whose details are code
 
 
 def print_page(outcomes: Sequence[Outcome], console: Console, places: int = PLACES, root: str = '') -> None:
-    """Print all outcomes and a verdict.
+    """Print all outcomes, the block for a config, and how many findings there are.
 
     Args:
         outcomes: of the checks.
@@ -29,19 +28,7 @@ def print_page(outcomes: Sequence[Outcome], console: Console, places: int = PLAC
         places: that are shown of each kind of finding.
         root: folder that file names are shown relative to.
     """
-    width = max((len(outcome.name) for outcome in outcomes), default=0)
-    for outcome in outcomes:
-        sign, style = SIGNS[_state(outcome)]
-        line = Table.grid(padding=(0, 1))
-        line.add_column(width=1)
-        line.add_column(width=min(width, 30), overflow='fold')
-        line.add_column(ratio=1)
-        line.add_row(Text(sign, style), _words(outcome.name, 'bold'), _words(outcome.skipped or outcome.summary))
-        console.print(line)
-        _print_findings(outcome.findings, console, places, root)
-        if outcome.name != BLOCK:
-            for detail in outcome.details:
-                console.print(Padding(_words(detail, 'dim'), (0, 0, 0, 4)))
+    print_outcomes(outcomes, console, places, root)
     for outcome in outcomes:
         if outcome.name == BLOCK and outcome.details:
             _print_block(outcome, console)
@@ -49,29 +36,42 @@ def print_page(outcomes: Sequence[Outcome], console: Console, places: int = PLAC
     console.print(verdict([finding for outcome in outcomes for finding in outcome.findings]))
 
 
+def print_outcomes(outcomes: Sequence[Outcome], console: Console, places: int = PLACES, root: str = '') -> None:
+    """Print one line per check, and below all of them what was found and the tables of each."""
+    width = min(max((len(outcome.name) for outcome in outcomes), default=0), 30)
+    for outcome in outcomes:
+        _print_line(outcome, console, width, outcome.skipped or outcome.summary)
+    for outcome in outcomes:
+        details = outcome.details if outcome.name != BLOCK else []
+        if not outcome.findings and not details:
+            continue
+        console.print()
+        _print_line(outcome, console, width, '')
+        _print_findings(outcome.findings, console, places, root)
+        for detail in details:
+            console.print(Padding(_words(detail, 'dim'), (0, 0, 0, 4)))
+
+
+def _print_line(outcome: Outcome, console: Console, width: int, text: str) -> None:
+    sign, style = SIGNS[state_of(outcome)]
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=1)
+    line.add_column(width=width, overflow='fold')
+    line.add_column(ratio=1)
+    line.add_row(Text(sign, style), _words(outcome.name, 'bold'), _words(text))
+    console.print(line)
+
+
 def verdict(findings: Sequence[Finding]) -> Text:
     """Return one line: how many of each severity."""
-    counts = Counter(finding.severity for finding in findings)
-    if not counts:
-        return Text('nothing was found', SIGNS['fine'][1])
-    words = [f'{counts[severity]:,} {severity}{"s" if counts[severity] > 1 else ""}'
-             for severity in SEVERITIES if counts[severity]]
-    worst = next(severity for severity in SEVERITIES if counts[severity])
-    return Text(', '.join(words), SIGNS[worst][1])
-
-
-def _state(outcome: Outcome) -> str:
-    found = {finding.severity for finding in outcome.findings}
-    worst = next((severity for severity in SEVERITIES if severity in found), None)
-    return worst or ('skipped' if outcome.skipped else 'fine')
+    found = {finding.severity for finding in findings}
+    worst = next((severity for severity in SEVERITIES if severity in found), 'fine')
+    return Text(counted(findings) or 'nothing was found', SIGNS[worst][1])
 
 
 def _print_findings(findings: Sequence[Finding], console: Console, places: int, root: str) -> None:
-    by_kind: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in findings:
-        by_kind[finding.severity, finding.kind].append(finding)
-    for (severity, kind), found in sorted(by_kind.items(), key=lambda item: SEVERITIES.index(item[0][0])):
-        head = Text.assemble((_clean(f'{severity}: {kind}'), SIGNS[severity][1]),
+    for (severity, kind), found in by_kind(findings).items():
+        head = Text.assemble((f'{severity}: {kind}', SIGNS[severity][1]),
                              f' ({len(found):,})' if len(found) > 1 else '')
         console.print(Padding(head, (0, 0, 0, 2)))
         for finding in found[:places]:

@@ -20,7 +20,7 @@ from ..data.coco_files import cache_folder
 
 MOST = 300_000  # entries that are kept, about 100 MB: two and a half COCOs
 _TABLE = 'CREATE TABLE IF NOT EXISTS facts (key BLOB PRIMARY KEY, value TEXT NOT NULL)'
-_SOURCES = ('data.files', 'data.image_headers', 'data.images', 'data.label_maps', 'data_check.pictures',
+_SOURCES = ('data.files', 'data.image_headers', 'data.images', 'data.label_files', 'data_check.pictures',
             'data_check.label_facts', 'data_check.looking')
 _LIBRARIES = ('cv2', 'PIL', 'numpy')
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.files import missing_files, shown, some
-from ..data.label_maps import LoadLabelMap
+from ..data.label_files import read_label_map
 from ..files import write_bytes
 from .check import check_root
 from .label_facts import colours_of
@@ -176,7 +176,7 @@ def _repair_maps(maps: Maps, root: str, out: str, classes: ClassList, reading: R
             labels, line = _from_colours(path, classes, reading), 'its colours are now the numbers of the classes'
         elif facts.fault is None and facts.mode.startswith(('I', 'F')) and not any(
                 reading.is_wrong(value) for value, _ in facts.values) and facts.distinct <= len(facts.values):
-            labels, line = LoadLabelMap()._read(path, {}), f'8 bits a pixel in place of mode {facts.mode}'
+            labels, line = read_label_map(path), f'8 bits a pixel in place of mode {facts.mode}'
         if labels is None:
             _link(path, target, copied)
         else:

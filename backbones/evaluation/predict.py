@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
+from backbones.classes_setting import apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.files import IMAGE_SUFFIXES, read_image, shown
 from backbones.data.palette import make_palette
@@ -74,6 +75,7 @@ def predict(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f'--out {out} exists and is not an empty folder; choose a new one')
     cfg = load_config(config, options)
+    apply_classes(cfg)
     precision = choose_precision(cfg, precision, compiled)
     fit_to_machine(cfg, training=False)
     harden_reading(cfg, ('test',))

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 
+from backbones.classes_setting import apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.classes import check_same_classes
 from backbones.evaluation.fast import choose_precision, make_fast
@@ -59,6 +60,7 @@ def run_test(
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     check_config(cfg)
+    class_notes = apply_classes(cfg)
     precision = choose_precision(cfg, precision, compiled)
     cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
@@ -88,7 +90,7 @@ def run_test(
     if labels_only:
         spare_scores(model)
     make_fast(model, precision, compiled)
-    for note in [*notes, *([f'the model computes in {precision}'] if precision else [])]:
+    for note in [*class_notes, *notes, *([f'the model computes in {precision}'] if precision else [])]:
         runner.logger.info(note)
     runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
     return runner.test()

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.files import write_bytes
-from backbones.findings import SEVERITIES, Finding, Outcome
-from backbones.preflight.report import WORDS, Report, state_of
+from backbones.findings import Finding, Outcome, by_kind, state_of
+from backbones.preflight.report import WORDS, Report
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,11 +59,7 @@ def write_page(
 
 def groups_of(outcome: Outcome) -> list[Group]:
     """The findings of an outcome by severity and kind, the worst first."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in outcome.findings:
-        groups.setdefault((finding.severity, finding.kind), []).append(finding)
-    ordered = sorted(groups.items(), key=lambda item: SEVERITIES.index(item[0][0]))
-    return [Group(*key, len(found), found[:SHOWN], found[0].remedy) for key, found in ordered]
+    return [Group(*key, len(found), found[:SHOWN], found[0].remedy) for key, found in by_kind(outcome.findings).items()]
 
 
 def inline(svg: str) -> str:

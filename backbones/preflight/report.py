@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from backbones.findings import SEVERITIES, Finding, Outcome, exit_code
+from backbones.findings import SEVERITIES, Finding, Outcome, counted, exit_code, state_of
 
 # The state of a check, in the words of the pages.
 WORDS = dict(error='error', warning='warning', note='note', fine='fine', skipped='left out')
-
-
-def state_of(outcome: Outcome) -> str:
-    """The worst severity that a check found, or 'fine', or 'skipped'."""
-    found = {finding.severity for finding in outcome.findings}
-    worst = next((severity for severity in SEVERITIES if severity in found), None)
-    return worst or ('skipped' if outcome.skipped else 'fine')
 
 
 @dataclass
@@ -58,10 +50,8 @@ class Report:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        counts = Counter(finding.severity for finding in self.findings)
-        said = ', '.join(
-            f'{counts[name]} {name}{"s" if counts[name] > 1 else ""}' for name in SEVERITIES if counts[name])
-        if counts['error']:
+        said = counted(self.findings)
+        if self.state == 'error':
             return f'{said}: mend the errors before you train'
         return f'{said}; nothing speaks against training' if said else 'nothing was found: ready to train'
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from backbones.classes_setting import apply_classes
 from backbones.compiling.switch import compile_training
 from backbones.config import fit_to_machine, load_config
 from backbones.recipes.keys import check_config
@@ -52,7 +53,7 @@ def compose_training(
     cfg.launcher = launcher
     name_parts(cfg)
     check_config(cfg)
-    notes = apply_precision(cfg, precision)
+    notes = apply_classes(cfg) + apply_precision(cfg, precision)
     processes = count_processes(launcher)
     fit_to_machine(cfg)
     plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from backbones.data.classes import check_same_classes
 from backbones.preflight.model import check_classes, check_evaluator, check_model
+from backbones.preflight.quick import check_before_training
 from backbones.recipes.schedule import warmup_note
 from backbones.runner import build_runner
 from backbones.training.batch import BatchPlan, check_built
@@ -38,6 +39,7 @@ def run_training(
     faults: str | None = None,
     precision: str | None = None,
     compile: bool = False,
+    preflight: bool = False,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -53,6 +55,8 @@ def run_training(
         faults: what shall go wrong on purpose, such as 'kill@save:0.37,nan@120': docs/survival.md.
         precision: 'fp32', 'bf16' or 'fp16' in place of the config's: docs/precision.md.
         compile: whether torch.compile makes the dense parts of the model: docs/performance.md.
+        preflight: whether the quick part of the preflight comes before the first step, as tools/train.py does it:
+            docs/preflight.md. What would make a training wrong is refused without it, too.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
@@ -72,8 +76,11 @@ def run_training(
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for note in notes + check_built(plan, model, runner.train_loop.dataloader, composed.keeps_total):
             runner.logger.info(note)
-        for note in warmup_note(cfg, runner.max_iters):
-            runner.logger.warning(note)
+        if preflight:
+            check_before_training(runner, resumes=place is not None)
+        else:
+            for note in warmup_note(cfg, runner.max_iters):
+                runner.logger.warning(note)
         _check_runner(runner, model)
         _choose_weights(runner, place, plan, stated=total_batch is not None)
         if faults:

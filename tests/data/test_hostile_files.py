@@ -20,7 +20,7 @@ from weights.by_hand import Call, listening
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmseg', reason='mmseg is not installed')
 
-from backbones.data import images, label_maps
+from backbones.data import images, label_files
 from backbones.data.bad_samples import BadSampleError
 from backbones.data.coco import CocoDataset
 from backbones.data.coco_files import load_coco
@@ -58,7 +58,7 @@ def jpeg_that_says(width: int, height: int) -> bytes:
 def no_decoding(monkeypatch) -> None:
     """To decode is a failure of the test."""
     monkeypatch.setattr(images, '_imdecode', lambda *args: pytest.fail('it was decoded'))
-    monkeypatch.setattr(label_maps.mmcv, 'imfrombytes', lambda *args, **options: pytest.fail('it was decoded'))
+    monkeypatch.setattr(label_files.mmcv, 'imfrombytes', lambda *args, **options: pytest.fail('it was decoded'))
 
 
 def load(path: Path, content: bytes | None = None, size: tuple[int, int] | None = (H, W), **options) -> np.ndarray:

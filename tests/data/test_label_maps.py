@@ -140,7 +140,7 @@ def test_a_cut_label_map_is_refused_unless_its_end_marker_only_is_missing(root, 
 
 def test_a_label_map_without_end_marker_is_told_of(root, monkeypatch):
     path, told = save_labels(root, LABELS), []
-    monkeypatch.setattr('backbones.data.label_maps.notice_end', told.append)
+    monkeypatch.setattr('backbones.data.label_files.notice_end', told.append)
     load(root)[0]
     assert told == []
     path.write_bytes(path.read_bytes()[:-3])

@@ -141,7 +141,7 @@ CASES = {
     'class id negative': (copy_of('categories', 1, id=-1, name='ring'), 'warning', 'class id', -1, 'id'),
     'width of words': (at('images', 3, width='50'), 'error', 'picture size', 3, 'width'),
     'height of 400 digits': (at('images', 3, height=10**400), 'error', 'picture size', 3, 'height'),
-    'box of 1e308': (first(bbox=[1e308, 1e308, 1, 1]), 'error', 'box outside', 1, 'bbox'),
+    'box of 1e308': (first(bbox=[1e308, 1, 1, 1]), 'error', 'box outside', 1, 'bbox'),
     'height 0': (at('images', 3, height=0), 'error', 'picture size', 3, 'height'),
     'file name that is none': (at('images', 3, file_name=None), 'error', 'file name', 3, 'file_name'),
     'file name missing': (at('images', 3, file_name=...), 'error', 'key missing', 3, 'file_name'),

@@ -6,11 +6,18 @@ import pytest
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from preflight_runs import fake_run, real_run
+from recipe_configs import CASCADE, DETECTOR, SEGMENTER
 
-from backbones.preflight.model import check_classes, check_model
-
-DETECTOR = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
-SEGMENTER = ROOT / 'configs/small/upernet_vit_demo.py'
+from backbones.flops import on_meta
+from backbones.preflight.model import (
+    check_class_counts,
+    check_classes,
+    check_maps,
+    check_model,
+    class_findings,
+    text_of,
+)
 
 
 def build(path, **changes):
@@ -111,3 +118,53 @@ def test_patches_of_14_pixels_give_strides_from_3_and_a_half() -> None:
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         cfg.model.roi_head[name].featmap_strides = [3.5, 7, 14, 28]
     check_model(MODELS.build(cfg.model))
+
+
+# --- all findings at once -----------------------------------------------------------------------------------
+
+
+def test_the_page_shows_every_stride_that_disagrees_where_the_launcher_names_the_first() -> None:
+    strides = {f'model.roi_head.{name}.featmap_strides': [8, 16, 32, 64] for name in (
+        'bbox_roi_extractor', 'mask_roi_extractor')}
+    run = fake_run(DETECTOR, {**strides, 'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128]})
+    outcome = check_maps(run)
+    assert [finding.field for finding in outcome.findings] == [
+        'model.rpn_head.anchor_generator.strides', *sorted(strides)]
+    with pytest.raises(ValueError) as raised:
+        check_model(run.model)
+    assert str(raised.value) == text_of(outcome.findings[0])
+
+
+@pytest.mark.parametrize(('path', 'summary'), [
+    (DETECTOR, '4, 8, 16, 32, 64 pixels and 64 channels in neck, RPN and RoI heads'),
+    (SEGMENTER, '2, 4, 8, 16 pixels and 96 channels in neck, decode head and auxiliary head')])
+def test_strides_and_channels_of_a_sound_model_are_told(path, summary: str) -> None:
+    outcome = check_maps(fake_run(path))
+    assert outcome.findings == [] and outcome.summary == summary
+
+
+def test_a_neck_that_fails_is_one_finding() -> None:
+    outcome = check_maps(fake_run(DETECTOR, {'model.neck.in_channels': [96, 192, 384, 768]}))
+    assert [finding.kind for finding in outcome.findings] == ['channels'] and outcome.summary == ''
+
+
+def test_every_head_of_a_cascade_with_another_count_is_found() -> None:
+    classes = ('disc', 'ring', 'box')
+    with on_meta():
+        model = build(CASCADE)
+    found = [finding.field for finding in class_findings(model, classes, 'the train data set')]
+    assert found == [f'model.roi_head.{kind}_head.{stage}.num_classes' for kind in ('bbox', 'mask')
+                     for stage in range(3)]
+    with pytest.raises(ValueError, match=r"set classes='annotations' or classes=\[\.\.\.\] once"):
+        check_classes(model, classes, 'the train data set')
+
+
+def test_a_built_run_is_sound_and_a_split_of_other_classes_is_found() -> None:
+    run = real_run(DETECTOR)
+    outcome = check_class_counts(run)
+    assert outcome.findings == [] and outcome.summary == '6 classes in 2 heads and the data of train and val'
+    assert check_maps(run).findings == []
+    run.val_loop.dataloader.dataset._metainfo['classes'] = ('ring', 'disc', 'box', 'triangle', 'star', 'cross')
+    outcome = check_class_counts(run)
+    assert [finding.kind for finding in outcome.findings] == ['classes of the splits']
+    assert "label 0 is 'disc' in the train data set" in outcome.findings[0].message

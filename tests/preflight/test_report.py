@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from backbones.findings import Finding, Outcome, finding_of, run_check
+from backbones.findings import Finding, Outcome, finding_of, run_check, state_of
 from backbones.preflight.html import SHOWN, groups_of, write_page
-from backbones.preflight.report import Report, state_of
+from backbones.preflight.report import Report
 
 WRONG = Finding(
     'error', 'box outside', 'annotation 2 reaches beyond <its> picture', 'correct it', 'a.json', 2, 'bbox', [1])

@@ -1,0 +1,69 @@
+"""The config as it will run against the card of its recipe: batch, drop path, warm-up and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+
+from backbones.findings import Finding, Outcome
+from backbones.recipes.card import Card, read_card
+from backbones.recipes.check import fact_findings
+
+# What a machine or a user decides; what is said by the checks of the precision and of the weights.
+LEFT_OUT = ('per_gpu', 'precision', 'init')
+WEIGHTY = {
+    'batch': 'the learning rate belongs to that batch; keep the total (it is met on fewer GPUs by accumulation), or '
+             'choose optim_wrapper.optimizer.lr for this one',
+    'drop_path': 'set model.backbone.drop_path_rate to that of the card, or correct the card',
+}
+
+
+def images_per_step(runner: Runner) -> int:
+    """Images of one optimiser step over all processes, as the built run has it."""
+    loader = runner.train_loop.dataloader
+    size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None) or 1
+    return get_world_size() * size * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+
+
+def check_recipe(runner: Runner) -> Outcome:
+    """Hold the run against the card of its config, where it has one."""
+    cfg, batch = runner.cfg, images_per_step(runner)
+    outcome = Outcome('recipe', f'{batch} image{"" if batch == 1 else "s"} per optimiser step',
+                      figures=dict(images_per_step=batch))
+    if not isinstance(cfg.get('card'), Mapping):
+        outcome.summary += '; the config has no card to compare with'
+        return outcome
+    try:
+        card = read_card(cfg)
+    except ValueError as error:
+        what, _, remedy = str(error).rpartition('; ')
+        outcome.findings.append(Finding('warning', 'card', what or remedy, remedy if what else '', field='card'))
+        return outcome
+    outcome.findings = card_findings(cfg, card, batch)
+    same = 'as the card says' if not outcome.findings else f'{len(outcome.findings)} differences from the card'
+    outcome.summary += f'; {same}'
+    return outcome
+
+
+def card_findings(cfg: Config, card: Card, batch: int) -> list[Finding]:
+    """What the run does otherwise than its card says: a warning for what changes the result unseen, else a note."""
+    found = []
+    for text in fact_findings(cfg, card):
+        name, _, rest = text.partition(': ')
+        what = rest.partition('; ')[0]
+        if name in LEFT_OUT or name == 'batch':
+            continue
+        if name in WEIGHTY:
+            found.append(Finding('warning', 'other than the card', f'{name}: {what}', WEIGHTY[name],
+                                 field=f'card.{name}'))
+        elif hasattr(card, name):
+            found.append(Finding('note', 'other than the card', f'{name}: {what}', field=f'card.{name}'))
+    if batch != card.batch:
+        found.insert(0, Finding(
+            'warning', 'other batch than the card',
+            f'an optimiser step has {batch} images, and the card of the recipe says {card.batch}', WEIGHTY['batch'],
+            field='total_batch', value=batch))
+    return found
