@@ -1,0 +1,1 @@
+"""What the numbers of a trained model are made of: metrics in detail, their intervals, comparisons, and its errors."""
