@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
+import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from backbones.missing import MissingToolboxError, how_to_install
 from backbones.training.exits import ending_with_the_run
@@ -68,6 +70,13 @@ def parse_run_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     local_rank = os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', args.local_rank)  # mpirun
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     return args
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keep from the standard output what the toolboxes print while they are imported."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def run_tool(main: Callable[[], int | None]) -> None:

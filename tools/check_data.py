@@ -7,13 +7,11 @@ python tools/check_data.py my_data --fix my_data_repaired
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import sys
 
-from backbones.cli import run_tool
+from backbones.cli import quiet_imports, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    with contextlib.redirect_stdout(io.StringIO()):  # toolboxes talk while they are imported
+    with quiet_imports():
         from rich.console import Console
 
         from backbones.data_check.check import check_root, check_sample

@@ -11,7 +11,7 @@ Exit code: 0, 1 (warnings, with --strict), 2 (errors). docs/preflight.md describ
 import argparse
 import sys
 
-from backbones.cli import add_precision, parse_run_options, run_tool
+from backbones.cli import add_precision, parse_run_options, quiet_imports, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,6 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--quick', action='store_true', help='without rehearsal, ground truth scoring and pictures')
     parser.add_argument('--strict', action='store_true', help='exit code 1 where there are warnings')
+    parser.add_argument('--tables', action='store_true', help='print parameter groups, class counts and the like, too')
     parser.add_argument('--json', metavar='FILE', help='write the report as JSON')
     parser.add_argument('--html', metavar='FILE', help='write the report as a page with pictures')
     parser.add_argument(
@@ -36,9 +37,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from backbones.files import check_writable, write_json
-    from backbones.preflight.page import print_report
-    from backbones.preflight.run import Settings, preflight
+    with quiet_imports():
+        from backbones.files import check_writable, write_json
+        from backbones.preflight.page import print_report
+        from backbones.preflight.run import Settings, preflight
 
     for file in (args.json, args.html):
         if file is not None:
@@ -48,7 +50,7 @@ def main() -> int:
         quick=args.quick, seconds=args.seconds, sample=args.sample, workers=args.workers,
         pictures=args.html is not None)
     report, pictures = preflight(args.config, settings)
-    print_report(report)
+    print_report(report, tables=args.tables)
     if args.json is not None:
         write_json(args.json, report.as_dict(), indent=1)
     if args.html is not None:

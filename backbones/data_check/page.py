@@ -16,6 +16,7 @@ from ..findings import LONGEST_VALUE, SEVERITIES, Finding, Outcome, by_kind, cou
 PLACES = 3  # that are shown of each kind
 SIGNS = dict(error=('✗', 'bold red'), warning=('!', 'bold yellow'), note=('i', 'cyan'), fine=('✓', 'green'),
              skipped=('-', 'dim'))
+STATES = tuple(SIGNS)  # the worst first
 BLOCK = 'data set block'  # the check whose details are code
 
 
@@ -36,13 +37,20 @@ def print_page(outcomes: Sequence[Outcome], console: Console, places: int = PLAC
     console.print(verdict([finding for outcome in outcomes for finding in outcome.findings]))
 
 
-def print_outcomes(outcomes: Sequence[Outcome], console: Console, places: int = PLACES, root: str = '') -> None:
-    """Print one line per check, and below all of them what was found and the tables of each."""
+def print_outcomes(
+    outcomes: Sequence[Outcome], console: Console, places: int = PLACES, root: str = '', tables: bool = True
+) -> None:
+    """Print one line per check, and below all of them what was found, the worst first, and the tables of each.
+
+    Args:
+        outcomes, console, places, root: as for `print_page`.
+        tables: print those, too.
+    """
     width = min(max((len(outcome.name) for outcome in outcomes), default=0), 30)
     for outcome in outcomes:
         _print_line(outcome, console, width, outcome.skipped or outcome.summary)
-    for outcome in outcomes:
-        details = outcome.details if outcome.name != BLOCK else []
+    for outcome in sorted(outcomes, key=lambda outcome: STATES.index(state_of(outcome))):
+        details = outcome.details if tables and outcome.name != BLOCK else []
         if not outcome.findings and not details:
             continue
         console.print()

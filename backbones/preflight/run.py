@@ -187,4 +187,5 @@ def _keep(report: Report, name: str, make: Callable[[], Any], keep: Callable[[An
 
 def _machine() -> str:
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'no GPU'
-    return f'torch {torch.__version__}, {device}, {platform.system()}, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    return f'torch {torch.__version__}, {device}, {platform.system()}, {threads} thread{"" if threads == 1 else "s"}'
