@@ -147,36 +147,52 @@ def _probe(model: BaseModel, size: int) -> Maps | Finding:
                 'channels', 'model.neck.in_channels', getattr(neck, 'in_channels', None),
                 f'neck {type(neck).__name__} cannot take the maps of backbone {type(model.backbone).__name__}: they '
                 f'have channels {[m.shape[1] for m in maps]}, the neck has in_channels='
-                f'{getattr(neck, "in_channels", "?")}', f'set model.neck.in_channels to the former ({error})')
+                f'{getattr(neck, "in_channels", "?")}', _remedy_of_neck(model, maps, str(error)))
     finally:
         model.train(was_training)
+
+
+def _remedy_of_neck(model: BaseModel, maps: tuple[Tensor, ...], error: str) -> str:
+    if len(maps) == 1 and hasattr(model, 'rpn_head') and hasattr(model.backbone, 'patch_size'):
+        return "make the levels from the one map of a plain ViT: model.neck.type='backbones.SimpleFPN'"
+    return 'set model.neck.in_channels to the former' + (f' ({error})' if error else '')
 
 
 def _detector_strides(model: BaseModel, strides: list[float]) -> Iterator[Finding]:
     """Hold the measured strides (pixels, fine to coarse) against those of the anchors and the RoI extractors."""
     neck = getattr(model, 'neck', None)
     source = type(model.backbone if neck is None else neck).__name__
-    rpn = getattr(model, 'rpn_head', None)
+    rpn, wrong = getattr(model, 'rpn_head', None), []
+    extractors = dict(_extractor_strides(getattr(model, 'roi_head', None)))
     if rpn is not None:
         expected = [stride[0] for stride in rpn.prior_generator.strides]
         if expected != strides:
+            wrong = expected
+            agree = extractors and all(found == expected[: len(found)] for found in extractors.values())
+            also = ', and the RoI heads expect the same' if agree else ''
             yield _error(
                 'strides', 'model.rpn_head.anchor_generator.strides', expected,
-                f'strides disagree: {source} gives {strides}, model.rpn_head.anchor_generator.strides is {expected}',
-                "make the two equal (change out_indices / num_outs of backbone and neck, or the generator's strides)")
-    roi_head = getattr(model, 'roi_head', None)
+                f'strides disagree: {source} gives {strides}, model.rpn_head.anchor_generator.strides is {expected}'
+                f'{also}',
+                'let backbone and neck give those (out_indices, num_outs; the neck of a plain ViT is '
+                'backbones.SimpleFPN)' if also else "make the two equal (change out_indices / num_outs of backbone "
+                "and neck, or the generator's strides)")
+    for name, found in extractors.items():
+        if found not in (strides[: len(found)], wrong[: len(found)]):  # else right, or said already
+            wrong = wrong or found
+            yield _error(
+                'strides', f'model.roi_head.{name}.featmap_strides', found,
+                f'strides disagree: {source} gives {strides}, model.roi_head.{name}.featmap_strides is {found}',
+                f'it must be the first {len(found)} of the former')
+
+
+def _extractor_strides(roi_head: nn.Module | None) -> Iterator[tuple[str, list[int]]]:
+    """The strides of each RoI extractor; the stages of a cascade share one setting."""
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         extractors = getattr(roi_head, name, None)
-        for extractor in extractors if isinstance(extractors, nn.ModuleList) else [extractors]:
-            if extractor is None:
-                continue
-            expected = list(extractor.featmap_strides)
-            if expected != strides[: len(expected)]:
-                yield _error(
-                    'strides', f'model.roi_head.{name}.featmap_strides', expected,
-                    f'strides disagree: {source} gives {strides}, model.roi_head.{name}.featmap_strides is {expected}',
-                    f'it must be the first {len(expected)} of the former')
-                break  # the stages of a cascade share one setting
+        extractor = extractors[0] if isinstance(extractors, nn.ModuleList) and len(extractors) else extractors
+        if extractor is not None and hasattr(extractor, 'featmap_strides'):
+            yield name, list(extractor.featmap_strides)
 
 
 def _widths(model: BaseModel, channels: list[int]) -> Iterator[Finding]:
@@ -185,16 +201,27 @@ def _widths(model: BaseModel, channels: list[int]) -> Iterator[Finding]:
     settings = {'rpn_head': 'in_channels', 'roi_head.bbox_roi_extractor': 'out_channels',
                 'roi_head.mask_roi_extractor': 'out_channels', 'roi_head.bbox_head': 'in_channels',
                 'roi_head.mask_head': 'in_channels'}
+    found = {}
     for name, module in model.named_modules():
         place = re.sub(r'\.\d+$', '', name)  # the stages of a cascade
         if place in settings and not isinstance(module, nn.ModuleList):
             wanted = getattr(module, settings[place], None)
-            if wanted is not None and channels != [wanted]:
-                field = f'model.{name}.{settings[place]}'
-                yield _error(
-                    'channels', field, wanted,
-                    f'{field}={wanted} but the maps of {source} have {", ".join(map(str, channels))} channels',
-                    'make the two equal')
+            if wanted is not None:
+                found[f'model.{name}.{settings[place]}'] = wanted
+    given = ', '.join(map(str, channels))
+    if len(found) > 1 and len(set(found.values())) == 1 and channels != list(found.values())[:1]:
+        wanted = next(iter(found.values()))
+        yield _error(
+            'channels', next(iter(found)), wanted,
+            f'the maps of {source} have {given} channels, and RPN and RoI heads take {wanted}: '
+            f'{next(iter(found))} and {len(found) - 1} more',
+            f'set model.neck.out_channels={wanted}, or all of those to {given}')
+        return
+    for field, wanted in found.items():
+        if channels != [wanted]:
+            yield _error(
+                'channels', field, wanted, f'{field}={wanted} but the maps of {source} have {given} channels',
+                'make the two equal')
 
 
 def _taps(name: str, head: nn.Module, maps: tuple[Tensor, ...]) -> Iterator[Finding]:
@@ -267,8 +294,11 @@ def check_class_counts(runner: Runner) -> Outcome:
 
     model = unwrapped(runner.model)
     splits = _classes_of_splits(runner)
-    findings = [finding for split, names in splits.items()
-                for finding in class_findings(model, names, f'the {split} data set')]
+    same: dict[tuple[str, ...], list[str]] = {}
+    for split, names in splits.items():
+        same.setdefault(names, []).append(split)
+    findings = [finding for names, of in same.items() for finding in class_findings(
+        model, names, f'the data of {" and ".join(of)}')]
     try:
         check_same_classes(**{f'the {split} data set': names for split, names in splits.items()})
     except ValueError as error:
@@ -307,7 +337,7 @@ def check_evaluator(loop: BaseLoop) -> None:
         from backbones.data.coco import category_ids
 
         file = getattr(metric, 'ann_file', None) or 'the annotation file of the evaluator'
-        category_ids(truth, dataset.metainfo['classes'], file)
+        ids = set(category_ids(truth, dataset.metainfo['classes'], file))
         infos = [dataset.get_data_info(index) for index in range(len(dataset))]
         lost = [info['img_id'] for info in infos if info['img_id'] not in truth.imgs]
         if lost:
@@ -315,16 +345,17 @@ def check_evaluator(loop: BaseLoop) -> None:
                 f'{len(lost)} images of the data set are not in {file}, which the evaluator scores with (the first has '
                 f'id {lost[0]}); give evaluator and data set the same ann_file'
             )
-        _check_pictures(truth, infos, file)
+        _check_pictures(truth, infos, ids, file)
 
 
-def _check_pictures(truth: Any, infos: list[dict], file: str) -> None:
+def _check_pictures(truth: Any, infos: list[dict], ids: set[int], file: str) -> None:
     """Refuse a file that gives the ids of a data set to other pictures, as that of another split may do.
 
-    Splits may name their pictures alike; then the numbers of objects tell them apart.
+    Splits may name their pictures alike; then the numbers of objects (of categories `ids`) tell them apart.
     """
     def objects(info: dict) -> tuple[int, int]:
-        return len(info.get('instances', ())), len(truth.imgToAnns.get(info['img_id'], ()))
+        there = truth.imgToAnns.get(info['img_id'], ())
+        return len(info.get('instances', ())), sum(annotation['category_id'] in ids for annotation in there)
 
     named = [(info['img_path'], name) for info in infos if (name := truth.imgs[info['img_id']].get('file_name'))]
     others = [f'{here} here and {name} there' for here, name in named if not str(here).endswith(str(name))]
