@@ -24,7 +24,9 @@ from ..data.errors import DataError
 from ..data.files import shown, some
 from ..findings import Finding, finding_of
 from .category_rules import category_findings
+from .object_patterns import with_patterns
 from .object_rules import Objects, object_findings
+from .passed import remember_passed, state_of_file
 
 NUMBERS_LOOKED_AT = {'bbox', 'area', 'segmentation'}  # of an annotation: their NaN are found with their place
 LONGEST_SIDE = 2**31 - 1  # of a PNG, https://www.w3.org/TR/png-3/#11IHDR
@@ -82,6 +84,7 @@ def check_annotations(file: str | os.PathLike) -> tuple[list[Finding], Annotatio
 
 
 def _check(file: str) -> tuple[list[Finding], Annotations | None]:
+    state = state_of_file(file)
     content, words, findings = read_annotations(file)
     if content is None:
         return findings, None
@@ -99,9 +102,11 @@ def _check(file: str) -> tuple[list[Finding], Annotations | None]:
     findings += [from_error(error, file) for error in errors]
     objects = Objects.of(sound, images, categories)
     object_problems, usable = object_findings(objects, right['annotations'], file)
-    findings += object_problems
+    findings += with_patterns(object_problems, objects, file)
     if words:
         findings += _stray_words(content, words, file)
+    if not any(finding.severity == 'error' for finding in findings):
+        remember_passed(file, state, len(content['annotations']))
     return findings, Annotations(
         file, tuple(entry['name'] for entry in categories.values()), tuple(categories),
         [entry['file_name'] for entry in images.values()], list(images),
@@ -118,6 +123,8 @@ def read_annotations(file: str) -> tuple[Any, list[str], list[Finding]]:
         The content (None where it cannot be read), the words NaN and Infinity in it, and what is wrong.
     """
     try:
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise OSError(0, 'it is a folder or a pipe')  # which would wait for a writer
         raw = Path(file).read_bytes()
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = getattr(error, 'strerror', None) or str(error)

@@ -128,6 +128,9 @@ def _annotations(split: CocoSplit, annotations: dict[str, Any]) -> Outcome:
     from .annotations import check_annotations
 
     findings, read = check_annotations(split.file)
+    if split.name.lower().startswith('train'):  # others may be lists of pictures to predict
+        findings = [replace(finding, severity='error') if finding.kind == 'no objects' else finding
+                    for finding in findings]
     outcome = Outcome(f'annotations {split.name}', findings=list(findings))
     if read is None:
         outcome.summary = f'{os.path.basename(split.file)} cannot be used'
@@ -281,7 +284,8 @@ def _against_given(values: list, known: ClassList, reading: Reading, zero: bool 
     def wrong(one: Reading) -> int:
         return sum(any(map(one.is_wrong, held)) for held in values)
 
-    if other.reduce_zero_label == zero or wrong(other) >= wrong(reading):
+    empty = all(map(other.is_ignored, {value for held in values for value in held}))  # that would lose all labels
+    if other.reduce_zero_label == zero or wrong(other) >= wrong(reading) or empty:
         return []
     return [Finding('error', 'reduce_zero_label', f'with reduce_zero_label={zero}, {wrong(reading)} of {len(values)} '
                     f'label maps hold values out of range; with {not zero}, {wrong(other)} do',

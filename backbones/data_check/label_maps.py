@@ -253,7 +253,9 @@ def check_values(all_maps: Sequence[Maps], reading: Reading, classes: ClassList,
             'error', 'list of classes too short', f'{classes.source} has {len(classes.names)} classes, but '
             f'{len(over)} of {len(found)} label maps hold values up to {_plain(top)}', 'add the missing names',
             file=classes_file or None, field='classes', value=len(classes.names)))
-    outcome.findings += _absent(all_maps, reading, classes_file)
+    wrong = sum(any(reading.is_wrong(value) for value, _ in facts.values) for facts in found)
+    if wrong < TOO_SHORT * len(found):  # else the classes are there, under other values
+        outcome.findings += _absent(all_maps, reading, classes_file)
     return outcome
 
 

@@ -166,6 +166,8 @@ def _only_scored(
     train: Annotations, split: Annotations, train_name: str, name: str, classes: Sequence[str] | None
 ) -> Iterator[Finding]:
     trained = {train.categories[place] for place in np.unique(train.category[~train.crowd])}
+    if not trained:
+        return  # which is said of the file
     own = ~split.crowd
     pairs = np.unique(np.stack([split.category[own], split.image[own]]), axis=1)
     pictures = np.bincount(pairs[0], minlength=len(split.categories))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,10 +19,11 @@ from backbones.data.label_files import read_names
 from backbones.data_check.check import check_coco, check_label_maps
 from backbones.data_check.layout import CocoSplit, LabelMapSplit
 from backbones.data_check.looking import Looker
-from backbones.findings import Outcome
+from backbones.findings import Finding, Outcome
 from backbones.image_sizes import image_sizes
 
 SPLITS = ('train', 'val', 'test')
+BY_HEART = 50  # pictures; trained and scored on so few, a run is a test of itself: coco8, overfitting on purpose
 
 
 def check_data(cfg: Config, looker: Looker, sample: int | None = None) -> list[Outcome]:
@@ -44,9 +46,36 @@ def check_data(cfg: Config, looker: Looker, sample: int | None = None) -> list[O
         outcomes += check_label_maps(
             [split for split, _ in maps], classes=_classes(node, cfg), reduce_zero_label=_reduces_zero(node, cfg),
             classes_file=_classes_file(node, cfg), looker=looker, sample=sample)
+    outcomes += _on_training_data(cfg, outcomes)
     return outcomes + [
         Outcome(f'data {name}', skipped=f'{node.get("type")} is none of the kinds whose files are looked at')
         for name, node in others]
+
+
+def _on_training_data(cfg: Config, outcomes: list[Outcome]) -> Iterator[Outcome]:
+    """Say where a split that is scored has the files that are trained on; of a few pictures it is a test by heart."""
+    places: dict[str, dict[Any, str]] = {}
+    for split in SPLITS:
+        for place, node in datasets_of(cfg, split):
+            found = _coco(split, node) or _maps(split, node, cfg)
+            key = found and (found.file if isinstance(found, CocoSplit) else (found.labels, found.names))
+            if key and node.get('indices') is None:
+                places.setdefault(split, {})[key] = f'{place}.{"ann_file" if isinstance(key, str) else "data_prefix"}'
+    figures = [outcome.figures for outcome in outcomes if outcome.name.endswith(' train')]
+    pictures = max((number for each in figures for name in ('pictures', 'pairs') if isinstance(
+        number := each.get(name), int)), default=0)
+    for split in SPLITS[1:]:
+        for key in places.get(split, {}).keys() & places.get('train', {}).keys():
+            file = key if isinstance(key, str) else key[0]
+            severity = 'note' if pictures <= BY_HEART else 'warning'
+            yield Outcome(f'data of {split}', 'those of the training', [Finding(
+                severity, 'scored on the training data', f'{places[split][key]} names {file}, which is trained on, '
+                'too: what is scored was learnt by heart', 'name the files of the validation', file=file,
+                field=places[split][key])])
+            break
+        else:
+            continue
+        break
 
 
 def splits_of(
@@ -113,7 +142,17 @@ def _maps(name: str, node: Mapping[str, Any], cfg: Config) -> LabelMapSplit | No
     ours = getattr(kind, '__module__', '').startswith('backbones.')
     return LabelMapSplit(
         name, _under(root, prefix.get('img_path')), _under(root, prefix['seg_map_path']),
-        node.get('img_suffix', None if ours else '.jpg'), node.get('seg_map_suffix', '.png'), names)
+        node.get('img_suffix', None if ours else _default(kind, 'img_suffix', '.jpg')),
+        node.get('seg_map_suffix', '.png' if ours else _default(kind, 'seg_map_suffix', '.png')), names)
+
+
+def _default(kind: Any, name: str, otherwise: Any) -> Any:
+    """What a data set of another package takes for an argument that the config leaves out."""
+    with contextlib.suppress(TypeError, ValueError):
+        found = inspect.signature(kind).parameters.get(name)
+        if found is not None and found.default is not found.empty:
+            return found.default
+    return otherwise
 
 
 def _classes(node: Mapping[str, Any], cfg: Config) -> tuple[str, ...] | None:
@@ -128,7 +167,10 @@ def _reduces_zero(node: Mapping[str, Any], cfg: Config) -> bool | None:
     if 'reduce_zero_label' in node:
         return bool(node['reduce_zero_label'])
     kind = dataset_class(node, cfg)
-    return True if getattr(kind, '__module__', '').startswith('backbones.') else None
+    if getattr(kind, '__module__', '').startswith('backbones.'):
+        return True
+    default = _default(kind, 'reduce_zero_label', None)
+    return default if isinstance(default, bool) else None
 
 
 def _classes_file(node: Mapping[str, Any], cfg: Config) -> str | None:

@@ -215,7 +215,8 @@ def _widths(model: BaseModel, channels: list[int]) -> Iterator[Finding]:
             'channels', next(iter(found)), wanted,
             f'the maps of {source} have {given} channels, and RPN and RoI heads take {wanted}: '
             f'{next(iter(found))} and {len(found) - 1} more',
-            f'set model.neck.out_channels={wanted}, or all of those to {given}')
+            f'set model.neck.out_channels={wanted}, or all of those to {given}' if getattr(
+                model, 'neck', None) is not None else f'add a neck with out_channels={wanted}, such as mmdet.FPN')
         return
     for field, wanted in found.items():
         if channels != [wanted]:

@@ -21,6 +21,11 @@ WEIGHTY = {
 }
 
 
+FAR = 2.0  # times the card's learning rate, or less than its inverse: what scaling it with a batch gives
+FAR_REMEDY = ('keep that of the card: the total batch is the same on any number of GPUs, by accumulation; if it is '
+              'meant, say so in the card')
+
+
 def images_per_step(runner: Runner) -> int:
     """Images of one optimiser step over all processes, as the built run has it."""
     loader = runner.train_loop.dataloader
@@ -59,6 +64,9 @@ def card_findings(cfg: Config, card: Card, batch: int) -> list[Finding]:
         if name in WEIGHTY:
             found.append(Finding('warning', 'other than the card', f'{name}: {what}', WEIGHTY[name],
                                  field=f'card.{name}'))
+        elif name == 'lr' and batch == card.batch and _is_far(cfg, card):
+            found.append(Finding('warning', 'learning rate of another batch', f'{name}: {what}, with the same images '
+                                 'per optimiser step', FAR_REMEDY, field='optim_wrapper.optimizer.lr'))
         elif hasattr(card, name):
             found.append(Finding('note', 'other than the card', f'{name}: {what}', field=f'card.{name}'))
     if batch != card.batch:
@@ -67,3 +75,10 @@ def card_findings(cfg: Config, card: Card, batch: int) -> list[Finding]:
             f'an optimiser step has {batch} images, and the card of the recipe says {card.batch}', WEIGHTY['batch'],
             field='total_batch', value=batch))
     return found
+
+
+def _is_far(cfg: Config, card: Card) -> bool:
+    """Whether the learning rate is another than the card's by the factor of another batch."""
+    given, said = (cfg.get('optim_wrapper') or {}).get('optimizer', {}).get('lr'), card.lr
+    numbers = all(isinstance(value, int | float) and value > 0 for value in (given, said))
+    return numbers and max(given / said, said / given) >= FAR

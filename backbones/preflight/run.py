@@ -8,8 +8,9 @@ import io
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,19 @@ from backbones.preflight.groups import draw_groups
 from backbones.preflight.loader import check_loader
 from backbones.preflight.quick import QUICK_SAMPLE, data_outcomes, quick_outcomes
 from backbones.preflight.rehearsal import check_rehearsal
+from backbones.preflight.repeats import BUILT, LEFT_OUT, unreadable, without_repeats
 from backbones.preflight.report import Report
 from backbones.preflight.schedule import draw_schedule
 from backbones.preflight.truth import check_truth
 from backbones.runner import build_runner
 from backbones.training.batch import check_built
 from backbones.training.compose import Composed, compose_training
-from backbones.weights.load import local_file
-from backbones.weights.sources import is_url
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+PRECISION = 'precision'  # the check of it, in `QUICK`, too
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -91,24 +94,52 @@ def preflight(config: str | Path, settings: Settings) -> tuple[Report, Pictures]
     report = Report(str(config), _machine(), 'the quick part' if settings.quick else 'all checks')
     pictures = Pictures()
     composed: list[Composed] = []
-    report.outcomes.append(run_check('config', _compose, config, settings, composed))
+    report.outcomes += _read_config(config, settings, composed)
     if composed:
         cfg = composed[0].cfg
         report.text = cfg.pretty_text if settings.pictures else ''  # for the page; takes a second
         looker = Looker(settings.workers, memory_file())
         report.outcomes += data_outcomes(cfg, looker, settings.looked_into)
-        with tempfile.TemporaryDirectory(prefix='preflight-') as folder:
-            _check_built(composed[0], Path(folder), settings, report, pictures)
+        if unreadable(report.outcomes):
+            report.outcomes.append(Outcome(BUILT, skipped=LEFT_OUT))
+        else:
+            with tempfile.TemporaryDirectory(prefix='preflight-') as folder:
+                _check_built(composed[0], Path(folder), settings, report, pictures)
+            without_repeats(report.outcomes)
     report.seconds = time.perf_counter() - start
     return report, pictures
 
 
+def _read_config(config: str | Path, settings: Settings, composed: list[Composed]) -> list[Outcome]:
+    """Compose the config; in fp32 where this machine does not compute in its precision.
+
+    A recipe for GPUs can so be checked on a machine without one: the precision is one finding, the rest is looked at.
+    """
+    outcome = run_check('config', _compose, config, settings, composed)
+    if composed:
+        return [outcome]
+    again = run_check('config', _compose, config, replace(settings, precision='fp32'), composed)
+    if not composed:
+        return [outcome]
+    again.details = [line for line in again.details if not line.startswith('the run computes in fp32')]
+    finding = outcome.findings[0]
+    remedy = finding.remedy
+    if 'needs a GPU' in finding.message:
+        remedy = f'start it on a machine with a GPU, as it is; or {remedy}'
+    finding = replace(finding, kind='precision of this machine', remedy=remedy,
+                      message=f'{finding.message} (all other checks were done in fp32)')
+    return [again, Outcome(PRECISION, 'not to be had here: all other checks were done in fp32', [finding])]
+
+
 def _compose(config: str | Path, settings: Settings, composed: list[Composed]) -> Outcome:
     """What the config alone shows."""
-    made = compose_training(
-        config, None, settings.options, settings.launcher, settings.total_batch, settings.precision)
-    if made.cfg.get('load_from') and not is_url(made.cfg.load_from):
-        local_file(made.cfg.load_from)
+    try:
+        made = compose_training(
+            config, None, settings.options, settings.launcher, settings.total_batch, settings.precision)
+    except SystemExit as error:
+        raise ValueError(f'config {config} ends the process ({error!r}); let it state settings only') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'config {config} is no text in UTF-8 ({error}); get or write it again') from error
     composed.append(made)
     return Outcome('config', str(made.plan), details=[note for note in made.notes if note != str(made.plan)])
 
@@ -118,12 +149,13 @@ def _check_built(
 ) -> None:
     """The checks that need the Runner; the pictures of the page."""
     built: list[Runner] = []
-    report.outcomes.append(run_check('model and data sets', _build, composed, folder, built))
+    report.outcomes.append(run_check(BUILT, _build, composed, folder, built))
     if not built:
         return
     runner = built[0]
     with _quiet():
-        report.outcomes += quick_outcomes(runner)
+        # where it had to be another precision than the config's, that is said
+        report.outcomes += quick_outcomes(runner, {one.name for one in report.outcomes} & {PRECISION})
         if not settings.quick:
             rehearsal = run_check('rehearsal', lambda: check_rehearsal(runner, seconds=settings.seconds))
             step = rehearsal.figures.get('step_seconds')
@@ -138,24 +170,30 @@ def _build(composed: Composed, folder: Path, built: list[Runner]) -> Outcome:
     """Build the Runner in a folder that is deleted afterwards."""
     cfg = copy.deepcopy(composed.cfg)
     cfg.work_dir, cfg.log_level = str(folder), 'ERROR'
+    cfg.experiment_name = folder.name  # MMEngine keeps the scope by it: two runs of a second would share one
     cfg.visualizer = dict(type='Visualizer', vis_backends=[])  # the backends would write the config to the folder
     with _quiet():
         runner = build_runner(cfg, records=False)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    notes = check_built(composed.plan, model, runner.train_loop.dataloader, composed.keeps_total)
     built.append(runner)
+    notes, findings = [], []
+    try:
+        notes = check_built(composed.plan, model, runner.train_loop.dataloader, composed.keeps_total)
+    except ValueError as error:  # the batch of this machine does not go with the model or the data; the rest may
+        findings.append(finding_of(error, 'batch'))
     parts = [type(getattr(model, name)).__name__ for name in ('backbone', 'neck') if getattr(model, name, None)]
     images = len(runner.train_loop.dataloader.dataset)
     return Outcome(
-        'model and data sets', f'{type(model).__name__} with {" and ".join(parts)}, '
+        BUILT, f'{type(model).__name__} with {" and ".join(parts)}, '
         f'{sum(value.numel() for value in model.parameters()) / 1e6:.1f}M parameters; {images:,} training images',
-        details=notes)
+        findings, notes)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what pycocotools and others print from the page."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    """Keep what pycocotools and others print, and the toolboxes' warnings of themselves, from the page."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
         yield
 
 

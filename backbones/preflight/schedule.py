@@ -24,6 +24,7 @@ END_TOLERANCE = 0.01  # of the training: 7330 * 36 is written 263,880 or 264,000
 BEND = 1e-5  # second difference over the highest rate: a corner, which no cosine of more than 2000 iterations has
 # Evaluating an image takes a third of training on it, about; beyond three for each trained one, it takes half the time
 EVALUATED_PER_TRAINED = 3
+HAS_FALLEN, ENDS_HIGH = 0.1, 0.5  # of the highest learning rate
 NEGLIGIBLE = 1e-4  # of the highest learning rate; MMEngine's cosine ends at some 1e-6 of it, not at zero
 LENGTHS = ('begin', 'end', 'milestones', 'step_size', 'T_max', 'total_iters', 'total_steps')  # counted in epochs
 ZERO_RATE = 'learning rate is zero'
@@ -68,7 +69,8 @@ def check_schedule(runner: Runner) -> Outcome:
                 'correct the arguments of param_scheduler', field='param_scheduler'))
             return outcome
         outcome.findings += _after_the_end(factors, {finding.kind for finding in outcome.findings})
-        outcome.findings += _warmup(runner.cfg, steps)
+        outcome.findings += _rises_again(factors, view)
+        outcome.findings += _warmup(runner.cfg, view, steps)
         outcome.summary += f'; {_words(factors, base)}'
     outcome.figures.update(curve(factors, base))
     outcome.figures['zero_iterations'] = max(int((factors == 0).sum()), _idle_tail(factors))
@@ -143,7 +145,21 @@ def _after_the_end(factors: np.ndarray, said: set[str]) -> Iterator[Finding]:
             'let param_scheduler end with the training', field='param_scheduler')
 
 
-def _warmup(cfg: Config, steps: int) -> Iterator[Finding]:
+def _rises_again(factors: np.ndarray, view: Config) -> Iterator[Finding]:
+    """A rate that has fallen and ends high, as a cosine does beyond its T_max; but not where it is meant to."""
+    if any(re.search('Restart|OneCycle|Cyclic', bare_name(one['type'])) for one in view.param_scheduler):
+        return
+    top = int(factors.argmax())
+    lowest = top + int(factors[top:].argmin())
+    if factors[-1] > ENDS_HIGH * factors[top] and factors[lowest] < HAS_FALLEN * factors[top]:
+        yield Finding(
+            'warning', 'learning rate rises again',
+            f'the learning rate falls to {factors[lowest] / factors[top]:.1g} of its highest at iteration {lowest:,} '
+            f'and is back at {factors[-1] / factors[top]:.0%} of it at the end',
+            'let T_max be the length of the schedule (end less begin)', field='param_scheduler')
+
+
+def _warmup(cfg: Config, view: Config, steps: int) -> Iterator[Finding]:
     """A warm-up that takes much of the training, unless the recipe has exactly that."""
     if 'max_iters' in cfg.train_cfg and isinstance(cfg.get('card'), Mapping):
         said = cfg.card.get('warmup'), cfg.card.get('schedule')
@@ -152,7 +168,7 @@ def _warmup(cfg: Config, steps: int) -> Iterator[Finding]:
                 return
         except (KeyError, TypeError, AttributeError, ValueError):  # a schedule that cards have no words for
             pass
-    for text in warmup_note(cfg, steps):
+    for text in warmup_note(view, steps):
         what, _, remedy = text.rpartition('; ')
         yield Finding('warning', 'long warm-up', what, remedy, field='param_scheduler.0.end')
 
@@ -225,9 +241,9 @@ def _evaluation(runner: Runner, by_epoch: bool, length: int, unit: str, outcome:
             'into evaluation', f'set {field} to {better} or more', field=field, value=interval))
     elif times == 1 and interval > length:
         outcome.findings.append(Finding(
-            'note', 'evaluates at the end only',
+            'warning', 'evaluates at the end only',
             f'train_cfg.val_interval={interval} is beyond the training of {length} {unit}s: it is evaluated once, at '
-            'the end', field=field, value=interval))
+            'the end', f'count {unit}s: set it to 1 to {length}', field=field, value=interval))
     if times == 1:
         return 'evaluates once, at the end'
     return f'evaluates {times} times, every {interval:,} {unit}s' if interval > 1 else f'evaluates every {unit}'

@@ -124,15 +124,24 @@ def test_patches_of_14_pixels_give_strides_from_3_and_a_half() -> None:
 
 
 def test_the_page_shows_every_stride_that_disagrees_where_the_launcher_names_the_first() -> None:
-    strides = {f'model.roi_head.{name}.featmap_strides': [8, 16, 32, 64] for name in (
-        'bbox_roi_extractor', 'mask_roi_extractor')}
-    run = fake_run(DETECTOR, {**strides, 'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128]})
+    strides = {'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128],
+               'model.roi_head.mask_roi_extractor.featmap_strides': [2, 4, 8, 16]}
+    run = fake_run(DETECTOR, strides)
     outcome = check_maps(run)
-    assert [finding.field for finding in outcome.findings] == [
-        'model.rpn_head.anchor_generator.strides', *sorted(strides)]
+    assert [finding.field for finding in outcome.findings] == [*strides]
     with pytest.raises(ValueError) as raised:
         check_model(run.model)
     assert str(raised.value) == text_of(outcome.findings[0])
+
+
+def test_a_neck_that_no_head_was_made_for_is_one_finding() -> None:
+    strides = {f'model.roi_head.{name}.featmap_strides': [8, 16, 32, 64] for name in (
+        'bbox_roi_extractor', 'mask_roi_extractor')}
+    heads = fake_run(DETECTOR, {**strides, 'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128]})
+    (finding,) = check_maps(heads).findings
+    assert finding.kind == 'strides' and 'the RoI heads expect the same' in finding.message
+    (finding,) = check_maps(fake_run(DETECTOR, {'model.neck.out_channels': 128})).findings
+    assert finding.kind == 'channels' and 'set model.neck.out_channels=64' in finding.remedy
 
 
 @pytest.mark.parametrize(('path', 'summary'), [

@@ -35,8 +35,14 @@ def test_another_drop_path_is_found() -> None:
     assert said.startswith('drop_path: the card says 0.0 and the config does 0.4; set model.backbone.drop_path_rate')
 
 
+@pytest.mark.parametrize('rate', [1e-4, 8e-3])
+def test_the_learning_rate_of_another_batch_is_found_where_the_batch_is_the_cards(rate: float) -> None:
+    outcome = check_recipe(fake_run(DETECTOR, {'optim_wrapper.optimizer.lr': rate}))
+    assert 'by accumulation' in only(outcome, 'warning', 'learning rate of another batch')
+
+
 @pytest.mark.parametrize(('changes', 'name'), [
-    ({'optim_wrapper.optimizer.lr': 1e-4}, 'lr'), ({'optim_wrapper.clip_grad.max_norm': 1.0}, 'clip'),
+    ({'optim_wrapper.optimizer.lr': 8e-4}, 'lr'), ({'optim_wrapper.clip_grad.max_norm': 1.0}, 'clip'),
     ({'train_cfg.max_epochs': 20}, 'schedule'), ({'param_scheduler.0.end': 20}, 'warmup'),
     ({'optim_wrapper.paramwise_cfg.decay_rate': 0.9}, 'decay')])
 def test_what_a_user_may_well_mean_is_noted(changes: dict, name: str) -> None:

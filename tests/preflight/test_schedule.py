@@ -35,6 +35,16 @@ def test_the_summary_tells_length_and_rates() -> None:
     assert len(outcome.figures['lr']) == 800 and outcome.figures['zero_iterations'] == 0
 
 
+def test_a_cosine_beyond_its_length_rises_again() -> None:
+    assert 'T_max' in only(checked(dict(cosine(10), T_max=5)), 'warning', 'learning rate rises again')
+    assert checked(cosine(10, T_max=10)).findings == []
+
+
+def test_a_warm_up_that_counts_epochs_is_too_long() -> None:
+    said = only(checked(dict(LINEAR, by_epoch=True)), 'warning', 'long warm-up')
+    assert 'for all of it' in said
+
+
 def test_a_schedule_that_ends_before_the_training_has_a_rate_of_zero() -> None:
     outcome = checked(LINEAR, cosine(5, convert_to_iter_based=True))
     assert set(kinds(outcome)) == {('warning', 'end of the schedule'), ('error', 'learning rate is zero')}
@@ -160,8 +170,9 @@ def test_a_begin_behind_the_end_never_evaluates() -> None:
     assert only(intervals({'train_cfg.val_begin': 11}), 'warning', 'never evaluates')
 
 
-def test_an_interval_beyond_the_end_is_noted() -> None:
-    assert only(intervals({'train_cfg.val_interval': 11}), 'note', 'evaluates at the end only')
+def test_an_interval_beyond_the_end_is_found() -> None:
+    said = only(intervals({'train_cfg.val_interval': 5000}), 'warning', 'evaluates at the end only')
+    assert said.endswith('count epochs: set it to 1 to 10')
 
 
 def test_more_evaluated_than_trained_is_found() -> None:
