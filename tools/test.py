@@ -5,14 +5,22 @@ python tools/test.py configs/small/mask-rcnn_convnext_demo.py work_dirs/mask-rcn
 python tools/test.py CONFIG CHECKPOINT --precision bf16     # final weights, folded and packed, in bf16
 python tools/test.py CONFIG CHECKPOINT --precision bf16 --compile
 
+python tools/test.py CONFIG CHECKPOINT --details            # per class, with intervals, errors: docs/evaluation.md
+
 --precision fp32 is fast, too, and equal within rounding; without --precision, and without one in the config, the model
 runs as it was trained. --compile pays where all pictures have one size (sliding windows, ViTDet): each further size is
 compiled anew, which takes a minute or more.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from backbones.cli import add_precision, parse_run_options, run_tool
+
+if TYPE_CHECKING:
+    from backbones.evaluation.details import DetailOptions
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,6 +37,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile', action='store_true',
         help='compile the dense parts of the model, once for every size of a batch: for sizes that are few')
+    parser.add_argument(
+        '--details', action='store_true',
+        help='tables by class, intervals, kinds of errors; predictions and details.json go to WORK_DIR/evaluation')
+    parser.add_argument(
+        '--max-dets', type=int, nargs='+', metavar='N',
+        help='with --details: AP and AR at these numbers of detections of an image and class')
+    parser.add_argument(
+        '--score', type=float, metavar='T',
+        help='with --details: threshold of precision, recall, F1 and confusions; default: where F1 is best')
+    parser.add_argument(
+        '--resamplings', type=int, metavar='N', help='with --details: of the images, for intervals; default 1000')
     return parse_run_options(parser)
 
 
@@ -37,7 +56,20 @@ def main() -> None:
     from backbones.evaluation.run import run_test
 
     run_test(args.config, args.checkpoint, args.work_dir, args.tta, args.out, args.show_dir, args.cfg_options,
-             args.launcher, args.precision, args.compile)
+             args.launcher, args.precision, args.compile, detail_options(args))
+
+
+def detail_options(args: argparse.Namespace) -> DetailOptions | None:
+    """What `--details` was asked for, if it was."""
+    given = dict(max_dets=args.max_dets and tuple(args.max_dets), score=args.score, resamplings=args.resamplings)
+    given = {name: value for name, value in given.items() if value is not None}
+    if not args.details:
+        if given:
+            raise ValueError(f'--{next(iter(given)).replace("_", "-")} belongs to --details; add that, or leave it out')
+        return None
+    from backbones.evaluation.details import DetailOptions
+
+    return DetailOptions(**given)
 
 
 if __name__ == '__main__':

@@ -200,7 +200,7 @@ def bootstrap(
     if images < 1:
         raise ValueError('there are no images to draw from; give a data set with at least one')
     if min(replicates, at_once + 1) < 2:
-        raise ValueError(f'replicates={replicates} must be 2 or more, as as {REPLICATES}; at_once={at_once} 1 or more')
+        raise ValueError(f'replicates={replicates} must be 2 or more, as {REPLICATES}; at_once={at_once} 1 or more')
     values = {name: np.asarray(one)[0] for name, one in statistic(np.ones((1, images), np.int32)).items()}
     parts = [statistic(weights) for weights in draw_weights(images, replicates, seed, at_once)]
     samples = {name: np.concatenate([part[name] for part in parts]) for name in values}

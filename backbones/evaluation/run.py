@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
 from backbones.classes_setting import apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
@@ -19,6 +21,9 @@ from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
 from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
+
+if TYPE_CHECKING:
+    from backbones.evaluation.details import DetailOptions
 
 TTA_MODES = ('whole', 'slide')
 
@@ -34,6 +39,7 @@ def run_test(
     launcher: str = 'none',
     precision: str | None = None,
     compiled: bool = False,
+    details: DetailOptions | None = None,
 ) -> dict[str, float]:
     """Evaluate `checkpoint` with `config`; `metrics.json` in the work folder holds numbers and protocol.
 
@@ -50,6 +56,7 @@ def run_test(
         precision: 'fp32', 'bf16' or 'fp16' in place of the config's `precision`. With either of them the model is
             made fast: `backbones.evaluation.fast`.
         compiled: compile the dense parts of the model, once for every size of a batch.
+        details: write the folder `evaluation/` and print tables, too: `backbones.evaluation.details`.
 
     Returns:
         The metrics by name, as the config's evaluator gives them.
@@ -60,25 +67,50 @@ def run_test(
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     check_config(cfg)
-    class_notes = apply_classes(cfg)
+    notes = apply_classes(cfg)
     precision = choose_precision(cfg, precision, compiled)
     cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
-    wanted = '.zip' if is_segmenter(cfg) else '.json'
-    if out and Path(out).suffix != wanted:
-        raise ValueError(f'--out {out}: a {"segmenter" if is_segmenter(cfg) else "detector"} writes a {wanted} file')
-    for option, place in (('--out', out), ('--show-dir', show_dir)):
-        if place and (Path(place).is_file() or (Path(place).is_dir() and any(Path(place).iterdir()))):
-            raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
+    if details is not None:
+        details.check(is_segmenter(cfg))
+    _check_places(cfg, out, show_dir)
     harden_reading(cfg, ('test',))
     labels_only = is_segmenter(cfg) and not tta and needs_labels_only(cfg, 'test')
-    notes = spare_masks(cfg, 'test', draws=bool(show_dir)) if not tta or merges_masks(cfg) else []
+    notes += spare_masks(cfg, 'test', draws=bool(show_dir)) if not tta or merges_masks(cfg) else []
     if tta:
         use_tta(cfg)
     if out or show_dir:
         hooks = cfg.get('custom_hooks') or []
         cfg.custom_hooks = [*hooks, dict(type='backbones.PredictionFileHook', out_file=out, show_dir=show_dir)]
     runner = build_runner(cfg, splits=('test',))
+    model = _load(runner, checkpoint, tta)
+    if labels_only:
+        spare_scores(model)
+    make_fast(model, precision, compiled)
+    for note in [*notes, *([f'the model computes in {precision}'] if precision else [])]:
+        runner.logger.info(note)
+    if details is None:
+        return runner.test()
+    from backbones.evaluation.details import Details
+
+    kept = Details(runner, str(checkpoint), details, tta, out)
+    metrics = runner.test()
+    kept.write(metrics)
+    return metrics
+
+
+def _check_places(cfg: Config, out: str | None, show_dir: str | None) -> None:
+    """Refuse a file of another kind than the model writes, and places that hold something."""
+    wanted = '.zip' if is_segmenter(cfg) else '.json'
+    if out and Path(out).suffix != wanted:
+        raise ValueError(f'--out {out}: a {"segmenter" if is_segmenter(cfg) else "detector"} writes a {wanted} file')
+    for option, place in (('--out', out), ('--show-dir', show_dir)):
+        if place and (Path(place).is_file() or (Path(place).is_dir() and any(Path(place).iterdir()))):
+            raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
+
+
+def _load(runner: Runner, checkpoint: str, tta: bool) -> nn.Module:
+    """Hold model and data against each other, fill the model, and give it without what is around it."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if tta else model
     classes = tuple(runner.test_loop.dataloader.dataset.metainfo['classes'])
@@ -87,13 +119,8 @@ def run_test(
     trained_on = (load_model_checkpoint(model, checkpoint).get('dataset_meta') or {}).get('classes')
     if trained_on:
         check_same_classes(**{f'checkpoint {checkpoint}': trained_on, 'the test data set': classes})
-    if labels_only:
-        spare_scores(model)
-    make_fast(model, precision, compiled)
-    for note in [*class_notes, *notes, *([f'the model computes in {precision}'] if precision else [])]:
-        runner.logger.info(note)
     runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
-    return runner.test()
+    return model
 
 
 def use_tta(cfg: Config) -> None:
