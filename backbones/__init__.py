@@ -2,7 +2,8 @@
 
 In a config write ``backbone=dict(type='backbones.ConvNeXt', ...)``: MMEngine finds `backbones.registry`
 through the scope in front of the dot, so that no `custom_imports` is needed. In Python,
-``backbones.load_backbone(FILE)`` builds and fills the backbone of any lab's checkpoint.
+``backbones.load_backbone(FILE)`` builds and fills the backbone of any lab's checkpoint, and
+``backbones.load_model(CHECKPOINT).predict(IMAGES)`` runs a trained detector or segmenter.
 
 This file imports no module of its own on purpose: MMEngine hides an import error raised here and then reports the
 class as not registered.
@@ -21,7 +22,7 @@ if find_spec('mmengine') is None:
 
 __version__ = '0.1.0'
 
-_OFFERED = {'load_backbone': 'backbones.from_weights'}
+_OFFERED = {'load_backbone': 'backbones.from_weights', 'load_model': 'backbones.evaluation.load_model'}
 
 
 def __getattr__(name: str) -> Any:

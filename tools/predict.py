@@ -1,7 +1,11 @@
 #!/usr/bin/env python
 """Run a detector or a segmenter on images without annotations: overlays, and COCO results or label PNGs.
 
+python tools/predict.py CHECKPOINT photo.jpg folder/ 'more/**/*.png' clip.mp4 --out predictions
 python tools/predict.py CONFIG CHECKPOINT photo.jpg folder/ --out predictions
+
+CHECKPOINT is epoch_000012, epoch_12.pth, or the work folder of a run (its best checkpoint, else its newest). It knows
+its config; CONFIG, a .py file, is for checkpoints of other programs and of older versions. docs/predict.md tells more.
 
 A detector's results.json numbers images and categories 1, 2, ... as images.json beside it lists them, categories in the
 order of the checkpoint's classes. (tools/test.py --out uses the ids of the annotation file.)
@@ -16,23 +20,38 @@ from backbones.cli import add_overrides, add_precision, run_tool
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of the config')
-    parser.add_argument('checkpoint', help='path of a checkpoint of this model')
-    parser.add_argument('images', nargs='+', metavar='IMAGES', help='image files and folders of images')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='%(prog)s [CONFIG] CHECKPOINT IMAGES [IMAGES ...] --out DIR [options]')
+    parser.add_argument(
+        'paths', nargs='+', metavar='[CONFIG] CHECKPOINT IMAGES',
+        help='path of the config (.py; may be left out), path of a checkpoint of this model or of the work folder of a '
+        'run, then image files, videos, folders of them and quoted patterns')
+    parser.add_argument('--config', metavar='FILE', help='path of the config, in place of the first argument')
     parser.add_argument('--out', required=True, metavar='DIR', help='new folder for what is predicted')
+    parser.add_argument('--resume', action='store_true', help='go on in --out; pictures that are done there are kept')
     parser.add_argument(
         '--score', type=float, default=0.3, help='objects scored below it, 0 to 1, are not drawn (default 0.3)')
+    parser.add_argument('--every', type=int, default=1, metavar='N', help='of a video, each N-th frame (default 1)')
+    parser.add_argument(
+        '--batch', type=int, default=1, metavar='N',
+        help='up to N pictures of one size go through the model together (default 1)')
     add_precision(parser)
     parser.add_argument(
         '--compile', action='store_true',
         help='compile the dense parts of the model, once for every size of a picture: for sizes that are few')
     add_overrides(parser)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
+    config, (checkpoint, *images) = args.config, args.paths
+    if config is None and checkpoint.endswith('.py'):
+        config, checkpoint, *images = *args.paths, *[None] * (len(args.paths) < 2)
+    if not images:
+        parser.error('the images are missing: give [CONFIG] CHECKPOINT IMAGES')
     from backbones.evaluation.predict import predict
 
     done, failed = predict(
-        args.config, args.checkpoint, args.images, args.out, args.score, args.cfg_options, args.precision, args.compile)
+        config, checkpoint, images, args.out, args.score, args.cfg_options, args.precision, args.compile,
+        every=args.every, batch=args.batch, resume=args.resume)
     print(f'{done} images predicted into {args.out}' + (f', {failed} could not be read' if failed else ''))
     return 1 if failed else 0
 

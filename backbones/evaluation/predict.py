@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +19,24 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
-from backbones.classes_setting import apply_classes
+from backbones.checkpoints import is_checkpoint
+from backbones.classes_setting import ANNOTATIONS, apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
-from backbones.data.files import IMAGE_SUFFIXES, read_image, shown
-from backbones.data.palette import make_palette
+from backbones.data.files import read_image, shown
+from backbones.evaluation.batches import Batches
+from backbones.evaluation.checkpoint_config import classes_of_checkpoint, config_of_checkpoint, find_checkpoint
 from backbones.evaluation.fast import choose_precision, make_fast
+from backbones.evaluation.inputs import Picture, count_pictures, find_images, pictures
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import use_run_lengths
-from backbones.evaluation.outputs import coco_results, label_png, save_overlay
-from backbones.files import write_bytes, write_json
+from backbones.evaluation.predict_files import Folder, open_out
 from backbones.preflight.model import check_classes
+from backbones.registry import SCOPE
 from backbones.runner import config_mistakes
 from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
+
+__all__ = ['Ready', 'build_model', 'check_output_size', 'find_images', 'make_ready', 'predict', 'trained_config']
 
 GIB = 1024**3
 LABEL_LOADERS = ('LoadAnnotations', 'LoadInstanceAnnotations', 'LoadLabelMap')
@@ -35,34 +44,92 @@ LARGEST_MASKS = 4 * GIB  # bytes of the bitmaps of one picture at its full size,
 LARGEST_LOGITS = 16 * GIB  # bytes of the class scores of one picture, four bytes a pixel and class
 
 
+@dataclass
+class Ready:
+    """A model with its weights, and the steps before it.
+
+    Attributes:
+        steps: of the test pipeline, without those that load annotations.
+        bitmaps: whether its masks are bitmaps, or it keeps class scores of the picture's size.
+        labels_only: a segmenter that gives no scores.
+    """
+
+    cfg: Config
+    model: Any
+    classes: tuple[str, ...]
+    steps: list[dict]
+    pipeline: Callable[[dict], dict]
+    bitmaps: bool
+    labels_only: bool
+
+    def data(self, given: dict, file: Path, pipeline: Callable[[dict], dict] | None = None) -> dict:
+        """Bring one picture through the pipeline; a picture that cannot be is a ValueError of one sentence."""
+        try:
+            if self.steps[0].get('type') != f'{SCOPE}.LoadImageFromFile' and pipeline is None:
+                read_image(file)  # other loaders check less
+            data = (pipeline or self.pipeline)(given)
+        except cv2.error as error:
+            raise ValueError(
+                f'the picture {shown(file)} cannot be processed by the pipeline: {" ".join(str(error).split())}. A '
+                'picture of few rows or columns may have none left after Resize'
+            ) from error
+        if data is None:
+            raise ValueError(f'the picture {shown(file)} cannot be processed by the pipeline: it gives nothing')
+        if self.bitmaps:
+            check_output_size(self.cfg, data['data_samples'].ori_shape[:2], len(self.classes), file)
+        if self.labels_only:  # there are scores of the size that the network sees
+            check_output_size(self.cfg, data['inputs'].shape[-2:], len(self.classes), file)
+        return data
+
+    def run(self, batch: list[dict]) -> list[BaseDataElement]:
+        """Predict pictures of one size together."""
+        try:
+            with torch.no_grad():
+                return self.model.test_step(pseudo_collate(batch))
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f'the memory of the GPU is too small for {len(batch)} pictures of '
+                f'{tuple(batch[0]["inputs"].shape[-2:])} pixels at once; lower the batch (--batch, batch_size), or '
+                'take the CPU'
+            ) from error
+
+
 def predict(
-    config: str | Path,
-    checkpoint: str,
+    config: str | Path | None,
+    checkpoint: str | Path,
     images: Iterable[str | Path],
     out: str | Path,
     score_threshold: float = 0.3,
     options: dict[str, Any] | None = None,
     precision: str | None = None,
     compiled: bool = False,
+    *,
+    every: int = 1,
+    batch: int = 1,
+    resume: bool = False,
 ) -> tuple[int, int]:
-    """Predict each image and write the results into the new folder `out`.
+    """Predict each image and write the results into the folder `out`.
 
     `overlays/NAME.png` for every image; for a detector `results.json` (COCO results) and `images.json` (which image
-    id is which file, which category id is which class); for a segmenter `labels/NAME.png` and `classes.txt`.
+    id is which file, which category id is which class); for a segmenter `labels/NAME.png` and `classes.txt`;
+    `progress.jsonl`: which picture is done.
 
     Args:
-        config: path of the config the checkpoint was trained with.
-        checkpoint: path of a checkpoint of this model.
-        images: image files and folders of images.
+        config: path of the config the checkpoint was trained with; None: the one that the checkpoint holds.
+        checkpoint: path of a checkpoint of this model, or the work folder of a run.
+        images: image files, videos, folders of them, and patterns.
         out: folder to write into; it must not hold results yet.
         score_threshold: objects below it (0 to 1) are not drawn; `results.json` holds all.
         options: dotted config keys to override.
         precision: 'fp32', 'bf16' or 'fp16' in place of the config's `precision`. With either of them the model is
             made fast: `backbones.evaluation.fast`.
         compiled: compile the dense parts of the model, once for every size of a picture.
+        every: of a video, each `every`-th frame.
+        batch: so many pictures of one size go through the model together, at most.
+        resume: go on in `out`: pictures that are done there are left as they are.
 
     Returns:
-        Number of images predicted, number of files that could not be read (each is reported on stderr).
+        Number of images predicted (now or before), number of files that could not be read (each is reported on stderr).
 
     Raises:
         ValueError: no image found, `out` holds results, the threshold is not in 0..1, the checkpoint does not fit the
@@ -70,49 +137,130 @@ def predict(
     """
     if not 0 <= score_threshold <= 1:
         raise ValueError(f'--score {score_threshold:g}: scores lie from 0 to 1; give a fraction, such as 0.3')
-    files = find_images(images)
-    out = Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ValueError(f'--out {out} exists and is not an empty folder; choose a new one')
+    for option, value in (('--every', every), ('--batch', batch)):
+        if value < 1:
+            raise ValueError(f'{option} {value}: give a number from 1')
+    images, out = list(images), Path(out)
+    find_images(images)
+    lines = open_out(out, resume)
+    checkpoint = find_checkpoint(checkpoint)
+    cfg, _ = trained_config(config, checkpoint, options)
+    ready = make_ready(cfg, lambda cfg: build_model(cfg, checkpoint), precision, compiled)
+    made_by = dict(checkpoint=_identity(checkpoint), model=_digest(cfg), classes=list(ready.classes),
+                   precision=precision, score=score_threshold)
+    folder = Folder(out, cfg, ready.classes, made_by, lines, score_threshold)
+    files = find_images(images, folder.names())
+    return _Run(ready, folder, batch).over(files, every)
+
+
+class _Run:
+    """Pictures through a model into a folder."""
+
+    def __init__(self, ready: Ready, folder: Folder, batch: int) -> None:
+        self.ready, self.folder, self.failed, self.done = ready, folder, 0, 0
+        self._batches: Batches[tuple[Picture, int, dict]] = Batches(batch)
+
+    def over(self, files: dict[str, Path], every: int) -> tuple[int, int]:
+        """Predict all; return how many are done, and how many cannot be."""
+        total = count_pictures(files.values(), every)
+        with tempfile.TemporaryDirectory(prefix='frames-') as frames, tqdm(
+                total=total, unit='image', disable=None) as bar:
+            for place, picture in enumerate(pictures(files, every, self.folder.has, Path(frames)), start=1):
+                for finished in self._take(picture, place):
+                    bar.update(finished)
+            for group in self._batches.rest():
+                bar.update(self._predict(group))
+        self.folder.close()
+        return self.done, self.failed
+
+    def _take(self, picture: Picture, place: int) -> Iterator[int]:
+        """Bring a picture to its batch, run the batches that are full; give numbers of pictures dealt with."""
+        if picture.path is None and picture.error is None:
+            self.done += 1
+            yield 1
+            return
+        number = self.folder.id_of(picture, place)
+        try:
+            if picture.error:
+                raise ValueError(picture.error)
+            data = self.ready.data(dict(img_path=str(picture.path), img_id=number), picture.path)
+        except ValueError as error:
+            text = str(error).replace(str(picture.path), picture.title) if picture.frame is not None else str(error)
+            tqdm.write(f'not predicted: {text}', file=sys.stderr)
+            picture.forget()
+            self.failed += 1
+            yield 1
+            return
+        kind = tuple(data['inputs'].shape), tuple(data['data_samples'].ori_shape)
+        for group in self._batches.add(kind, (picture, number, data)):
+            yield self._predict(group)
+
+    def _predict(self, group: list[tuple[Picture, int, dict]]) -> int:
+        samples = self.ready.run([data for _, _, data in group])
+        for (picture, number, _), sample in zip(group, samples, strict=True):
+            self.folder.add(sample, picture, number)
+            picture.forget()
+        self.done += len(group)
+        return len(group)
+
+
+def _identity(checkpoint: str | Path) -> str:
+    """A hash of the content of a checkpoint, or its name where it is no local one."""
+    path = Path(checkpoint)
+    path = path / 'manifest.json' if is_checkpoint(path) else path  # holds the hashes of all its files
+    if not path.is_file():
+        return str(checkpoint)
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _digest(cfg: Config) -> str:
+    """A hash of what a prediction depends on in a config."""
+    used = [cfg.model, cfg.test_dataloader.dataset.pipeline]
+    return hashlib.sha256(json.dumps(used, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def trained_config(
+    config: str | Path | None, checkpoint: str | Path, options: dict[str, Any] | None = None
+) -> tuple[Config, Config]:
+    """The config to build a model from, and the whole one, to be looked at: from its file, or from the checkpoint.
+
+    Raises:
+        ValueError: there is none, or it is not safe to be built.
+    """
+    if config is None:
+        cfg, whole = config_of_checkpoint(checkpoint)
+        try:
+            cfg.merge_from_dict(options or {})
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f'--cfg-options {options} do not fit the config in {checkpoint}: {error}') from error
+        return cfg, whole
     cfg = load_config(config, options)
+    if cfg.get('classes') == ANNOTATIONS:  # the data need not be here
+        cfg.classes = list(classes_of_checkpoint(checkpoint)) or ANNOTATIONS
     apply_classes(cfg)
+    return cfg, cfg
+
+
+def make_ready(
+    cfg: Config, build: Callable[[Config], tuple[Any, tuple[str, ...]]], precision: str | None, compiled: bool = False
+) -> Ready:
+    """Prepare a composed config, build the model by `build`, make it fast if a precision is stated.
+
+    Raises:
+        ValueError: as for `predict`.
+    """
     precision = choose_precision(cfg, precision, compiled)
     fit_to_machine(cfg, training=False)
     harden_reading(cfg, ('test',))
     run_lengths = use_run_lengths(cfg)
-    model, classes = build_model(cfg, checkpoint)
+    model, classes = build(cfg)
     labels_only = is_segmenter(cfg) and spare_scores(model)
     make_fast(model, precision, compiled)
-    pipeline = Compose(pipeline_without_labels(cfg.test_dataloader.dataset.pipeline))
-    writer = (_SegmentationWriter if is_segmenter(cfg) else _DetectionWriter)(cfg, out, classes)
-    failed = 0
-    for image_id, (name, file) in enumerate(tqdm(files.items(), unit='image', disable=None), start=1):
-        try:
-            size = read_image(file).shape[:2]
-            if not (run_lengths or labels_only):
-                check_output_size(cfg, size, len(classes), file)
-            data = pipeline(dict(img_path=str(file), img_id=image_id))
-            if labels_only:  # there are scores of the size that the network sees
-                check_output_size(cfg, data['inputs'].shape[-2:], len(classes), file)
-        except (ValueError, cv2.error) as error:
-            tqdm.write(f'not predicted: {_reason(error, file)}', file=sys.stderr)
-            failed += 1
-            continue
-        with torch.no_grad():
-            sample = model.test_step(pseudo_collate([data]))[0]
-        writer.add(sample, name, file, image_id)
-        save_overlay(writer.visualizer, sample, out / 'overlays' / f'{name}.png', score_threshold)
-    writer.close()
-    return len(files) - failed, failed
-
-
-def _reason(error: Exception, file: Path) -> str:
-    if isinstance(error, cv2.error):
-        return (
-            f'the picture {shown(file)} cannot be processed by the pipeline: {" ".join(str(error).split())}. A picture '
-            'of few rows or columns may have none left after Resize'
-        )
-    return str(error)
+    steps = pipeline_without_labels(cfg.test_dataloader.dataset.pipeline)
+    with config_mistakes(cfg):
+        pipeline = Compose(steps)
+    return Ready(cfg, model, classes, steps, pipeline, not (run_lengths or labels_only), labels_only)
 
 
 def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Path) -> None:
@@ -139,43 +287,24 @@ def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Pa
         )
 
 
-def find_images(images: Iterable[str | Path]) -> dict[str, Path]:
-    """List image files and the images of folders as {name without suffix: file}, names made unique.
-
-    Raises:
-        ValueError: a path does not exist, or there is no image at all.
-    """
-    found: list[Path] = []
-    for item in map(Path, images):
-        if item.is_dir():
-            found += sorted(p for p in item.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
-        elif item.is_file():
-            found.append(item)
-        else:
-            raise ValueError(f'image {str(item)!r} does not exist')
-    if not found:
-        raise ValueError(f'no image in {[str(i) for i in images]}; images end in {", ".join(IMAGE_SUFFIXES)}')
-    named: dict[str, Path] = {}
-    for file in dict.fromkeys(found):
-        name, number = file.stem, 2
-        while name in named:
-            name, number = f'{file.stem}-{number}', number + 1
-        named[name] = file
-    return named
-
-
 def pipeline_without_labels(pipeline: list[dict]) -> list[dict]:
     """A test pipeline less the steps that load annotations."""
     return [step for step in pipeline if step['type'].rsplit('.', 1)[-1] not in LABEL_LOADERS]
 
 
-def build_model(cfg: Config, checkpoint: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
+def build_model(
+    cfg: Config, checkpoint: str | Path, device: torch.device | None = None
+) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """Build `cfg.model`, fill it from `checkpoint`; return it ready for inference, and its class names."""
     from mmengine.registry import MODELS
 
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with config_mistakes(cfg):
-        model = MODELS.build(cfg.model)
+    try:
+        with config_mistakes(cfg):
+            model = MODELS.build(cfg.model)
+    except (AttributeError, IndexError, ArithmeticError, MemoryError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ValueError(f'config {cfg.filename} cannot be built: {type(error).__name__}: {reason}') from error
     meta = load_model_checkpoint(model, checkpoint)
     classes = tuple((meta.get('dataset_meta') or {}).get('classes') or ())
     if not classes:
@@ -185,44 +314,5 @@ def build_model(cfg: Config, checkpoint: str) -> tuple[torch.nn.Module, tuple[st
         )
     check_classes(model, classes, f'checkpoint {checkpoint}')
     model.dataset_meta = meta['dataset_meta']
-    return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval(), classes
-
-
-class _Writer:
-    """What both kinds of result share: the folder, the class names, the visualizer."""
-
-    def __init__(self, cfg: Config, out: Path, classes: tuple[str, ...]) -> None:
-        from mmengine.registry import VISUALIZERS
-
-        self.out, self.classes, self.cfg = out, classes, cfg
-        self.visualizer = VISUALIZERS.build(dict(type=cfg.visualizer.type, name=f'predict {out}'))
-        self.visualizer.dataset_meta = dict(classes=classes, palette=make_palette(len(classes)))
-
-
-class _DetectionWriter(_Writer):
-    def __init__(self, *args) -> None:
-        super().__init__(*args)
-        self.results: list[dict] = []
-        self.images: list[dict] = []
-
-    def add(self, sample: BaseDataElement, name: str, file: Path, image_id: int) -> None:
-        """Keep the detections of one image."""
-        height, width = sample.ori_shape
-        self.images.append(dict(id=image_id, file_name=str(file), height=height, width=width))
-        self.results += coco_results(sample, range(1, len(self.classes) + 1), image_id)
-
-    def close(self) -> None:
-        """Write both files."""
-        categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, start=1)]
-        write_json(self.out / 'results.json', self.results)
-        write_json(self.out / 'images.json', dict(images=self.images, categories=categories), indent=1)
-
-
-class _SegmentationWriter(_Writer):
-    def add(self, sample: BaseDataElement, name: str, file: Path, image_id: int) -> None:
-        """Write the label map of one image; pixel value n is line n of classes.txt."""
-        write_bytes(self.out / 'labels' / f'{name}.png', label_png(sample, zero_is_ignored=True))
-
-    def close(self) -> None:
-        """Write the class names."""
-        write_bytes(self.out / 'classes.txt', ''.join(f'{name}\n' for name in self.classes).encode())
+    device = device or torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    return model.to(device).eval(), classes

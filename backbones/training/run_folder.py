@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from backbones.checkpoints.export import plain_meta
 from backbones.checkpoints.rotation import clean_up, keep_foreign, list_checkpoints, unusable
+from backbones.checkpoints.stored_config import packed
 
 NUMBER = r'[\w ,.+-]*\d[\w ,.+-]*'  # as format specifications write one
 
@@ -96,7 +97,10 @@ def weight_files(folder: Path, template: str | None = None) -> list[Path]:
 
 
 def export_meta(runner: Runner, epoch: int, iteration: int) -> dict[str, Any]:
-    """What an exported file says about itself; no config text, which readers of such files would execute."""
+    """What a checkpoint and an exported file say about themselves.
+
+    The config is there as data, not as text under 'cfg', which readers of such files would execute.
+    """
     dataset = runner.train_loop.dataloader.dataset
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return dict(
@@ -107,4 +111,5 @@ def export_meta(runner: Runner, epoch: int, iteration: int) -> dict[str, Any]:
         model=type(model).__name__,
         mmengine_version=mmengine.__version__,
         dataset_meta=plain_meta(getattr(dataset, 'metainfo', None) or {}),
+        **packed(runner.cfg.to_dict()),
     )
