@@ -55,20 +55,21 @@ def keep_older(path: Path | str) -> Path | None:
     return kept
 
 
-def check_writable(file: str) -> None:
-    """Refuse a place for the JSON file before the work.
+def check_writable(file: str, option: str = '--json') -> None:
+    """Refuse a place for a file, named by `option`, before the work.
 
     Raises:
         ValueError: its folder is not there, or it cannot be written.
     """
     path = Path(file)
     if not path.absolute().parent.is_dir():
-        raise ValueError(f'--json {file}: the folder {path.parent} does not exist; make it first')
+        raise ValueError(f'{option} {file}: the folder {path.parent} does not exist; make it first')
     there = path.exists()
     try:
         path.open('a').close()
     except OSError as error:
-        raise ValueError(f'--json {file} cannot be written ({error.strerror}); name a file in another place') from error
+        reason = error.strerror
+        raise ValueError(f'{option} {file} cannot be written ({reason}); name a file in another place') from error
     if not there:
         path.unlink()
 

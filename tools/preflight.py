@@ -42,9 +42,9 @@ def main() -> int:
         from backbones.preflight.page import print_report
         from backbones.preflight.run import Settings, preflight
 
-    for file in (args.json, args.html):
+    for option, file in (('--json', args.json), ('--html', args.html)):
         if file is not None:
-            check_writable(file)
+            check_writable(file, option)
     settings = Settings(
         options=args.cfg_options, launcher=args.launcher, total_batch=args.total_batch, precision=args.precision,
         quick=args.quick, seconds=args.seconds, sample=args.sample, workers=args.workers,

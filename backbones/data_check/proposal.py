@@ -12,6 +12,15 @@ from .label_reading import ClassList, Reading
 from .layout import CocoSplit, split_of
 
 LINE = 100  # characters up to which a call stands in one line
+# No `model = ...`: below a copy of a recipe that would take the place of the recipe's own.
+CLASSES = "classes = 'annotations'  # those of the training data, for every head: docs/classes.md"
+
+
+class _Code(str):
+    """Text that is code and no value."""
+
+
+ROOT = _Code('data_root')  # stated once, so that --cfg-options data_root=... moves all
 
 
 def propose_coco(root: str, splits: Sequence[CocoSplit], folders: Mapping[str, str],
@@ -22,15 +31,15 @@ def propose_coco(root: str, splits: Sequence[CocoSplit], folders: Mapping[str, s
     names = annotations[train.name].categories
 
     def dataset(split: CocoSplit) -> dict[str, Any]:
-        return dict(type='backbones.CocoDataset', data_root=root, ann_file=os.path.relpath(split.file, root),
+        return dict(type='backbones.CocoDataset', data_root=ROOT, ann_file=os.path.relpath(split.file, root),
                     data_prefix=dict(img=_inside(folders[split.name], root)))
 
-    lines = [_dataset('train_dataloader', dataset(train)), _dataset('val_dataloader', dataset(val)),
-             _assignment('val_evaluator', dict(type='backbones.CocoMetric', ann_file=val.file)),
+    scored = _Code(f"f'{{data_root}}/{os.path.relpath(val.file, root)}'")
+    lines = [_assignment('data_root', root.rstrip('/') or '/'),
+             _dataset('train_dataloader', dataset(train)), _dataset('val_dataloader', dataset(val)),
+             _assignment('val_evaluator', dict(type='backbones.CocoMetric', ann_file=scored)),
              'test_dataloader, test_evaluator = val_dataloader, val_evaluator',
-             f'# num_classes of every head; Mask R-CNN and ViTDet have these two:\n'
-             f'model = dict(roi_head=dict(bbox_head=dict(num_classes={len(names)}), '
-             f'mask_head=dict(num_classes={len(names)})))']
+             CLASSES]
     summary = f'num_classes={len(names)}: the categories of {os.path.basename(train.file)}, in the order of their ids'
     return _outcome(summary, lines)
 
@@ -48,7 +57,7 @@ def propose_label_maps(root: str, all_maps: Sequence[Maps], reading: Reading, cl
     ade = classes.names is None and len(reading.classes) == 150 and reading.classes[0] == 'wall'
 
     def dataset(maps: Maps) -> dict[str, Any]:
-        made = dict(type='backbones.ADE20KDataset' if ade else 'backbones.LabelMapDataset', data_root=root,
+        made = dict(type='backbones.ADE20KDataset' if ade else 'backbones.LabelMapDataset', data_root=ROOT,
                     data_prefix=dict(img_path=_inside(maps.split.pictures, root),
                                      seg_map_path=_inside(maps.split.labels, root)))
         if maps.split.img_suffix:
@@ -61,13 +70,11 @@ def propose_label_maps(root: str, all_maps: Sequence[Maps], reading: Reading, cl
         return made
 
     count = len(reading.classes)
-    lines = [f'# {reading.why}', _dataset('train_dataloader', dataset(train)),
-             _dataset('val_dataloader', dataset(val)),
+    lines = [f'# {reading.why}', _assignment('data_root', root.rstrip('/') or '/'),
+             _dataset('train_dataloader', dataset(train)), _dataset('val_dataloader', dataset(val)),
              "val_evaluator = dict(type='backbones.IoUMetric', iou_metrics=['mIoU'])",
              'test_dataloader, test_evaluator = val_dataloader, val_evaluator',
-             f'# UperNet; after loading, pixels to be ignored are 255, the default of ignore_index\n'
-             f'model = dict(decode_head=dict(num_classes={count}, ignore_index=255), '
-             f'auxiliary_head=dict(num_classes={count}, ignore_index=255))']
+             '# after loading, pixels to be ignored are 255, the default of ignore_index', CLASSES]
     doubt = '' if reading.sure else '; please check this'
     outcome = _outcome(f'num_classes={count}, reduce_zero_label={reading.reduce_zero_label}: {reading.why}{doubt}',
                        lines)
@@ -105,11 +112,11 @@ def _dataset(name: str, dataset: Mapping[str, Any]) -> str:
     return f'{name} = dict(dataset=dict(\n' + '\n'.join(lines) + '))'
 
 
-def _assignment(name: str, value: Mapping[str, Any]) -> str:
+def _assignment(name: str, value: Any) -> str:
     return f'{name} = {_code(value)}'
 
 
 def _code(value: Any) -> str:
     if isinstance(value, Mapping):
         return f'dict({", ".join(f"{key}={_code(item)}" for key, item in value.items())})'
-    return repr(value)
+    return str(value) if isinstance(value, _Code) else repr(value)

@@ -263,14 +263,12 @@ def _report(
 def config_block(out: Path, classes: int) -> str:
     """Return the lines that make a config of ours train on the folder."""
     return f"""data_root = {str(out)!r}
-metainfo = dict()  # all {classes} classes of the files
 train_dataloader = dict(dataset=dict(
-    type='backbones.CocoDataset', data_root=data_root, metainfo=metainfo,
+    type='backbones.CocoDataset', data_root=data_root,
     ann_file='annotations/instances_train.json', data_prefix=dict(img='images/train')))
 val_dataloader = dict(dataset=dict(
-    type='backbones.CocoDataset', data_root=data_root, metainfo=metainfo,
+    type='backbones.CocoDataset', data_root=data_root,
     ann_file='annotations/instances_val.json', data_prefix=dict(img='images/val')))
 val_evaluator = dict(type='backbones.CocoMetric', ann_file=f'{{data_root}}/annotations/instances_val.json')
 test_dataloader, test_evaluator = val_dataloader, val_evaluator
-# Mask R-CNN, ViTDet; Cascade has a list of three heads (configs/README.md)
-model = dict(roi_head=dict(bbox_head=dict(num_classes={classes}), mask_head=dict(num_classes={classes})))"""
+classes = 'annotations'  # the {classes} of the files, for every head: docs/classes.md"""

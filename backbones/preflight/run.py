@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from backbones.data_check.looking import Looker
 from backbones.data_check.remembered import memory_file
 from backbones.findings import Outcome, finding_of, run_check
+from backbones.preflight.config_file import assigned_twice
 from backbones.preflight.groups import draw_groups
 from backbones.preflight.loader import check_loader
 from backbones.preflight.quick import QUICK_SAMPLE, data_outcomes, quick_outcomes
@@ -116,6 +117,7 @@ def _read_config(config: str | Path, settings: Settings, composed: list[Composed
     A recipe for GPUs can so be checked on a machine without one: the precision is one finding, the rest is looked at.
     """
     outcome = run_check('config', _compose, config, settings, composed)
+    outcome.findings += assigned_twice(config)
     if composed:
         return [outcome]
     again = run_check('config', _compose, config, replace(settings, precision='fp32'), composed)

@@ -21,6 +21,7 @@ from rich.console import Console
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmseg', reason='mmseg is not installed')
 
+from backbones.classes_setting import apply_classes
 from backbones.data_check.check import check_root
 from backbones.data_check.page import print_page
 from backbones.data_check.repair import check_out, repair_root
@@ -101,7 +102,7 @@ def test_the_block_of_a_coco_root_builds_its_data_sets(tmp_path):
     for loader in (config.train_dataloader, config.val_dataloader):
         data_set = DATASETS.build({**loader.dataset, 'pipeline': [dict(type='backbones.LoadImageFromFile')]})
         assert data_set[0]['img'].shape[2] == 3
-        assert len(data_set.metainfo['classes']) == config.model.roi_head.bbox_head.num_classes
+    assert config.classes == 'annotations' and 'model' not in config
     assert Path(config.val_evaluator.ann_file).is_file()
 
 
@@ -111,9 +112,12 @@ def test_the_block_of_a_coco_root_builds_its_data_sets(tmp_path):
 def test_the_block_at_the_end_of_a_recipe_replaces_its_data_and_classes(tmp_path, make, leaf):
     options = dict(sizes=(40, 48)) if make is make_coco else {}  # recipes leave out pictures below 32 pixels
     outcomes = check_root(str(make(tmp_path / 'data', **options)), looker=looker())
-    file = tmp_path / 'config.py'
-    file.write_text(f"_base_ = {str(ROOT / 'configs' / leaf)!r}\n{outcomes[-1].figures['block']}\n")
+    file = tmp_path / 'configs/mine/config.py'
+    file.parent.mkdir(parents=True)
+    (tmp_path / 'configs/_base_').symlink_to(ROOT / 'configs/_base_')
+    file.write_text(f"{(ROOT / 'configs' / leaf).read_text()}\n{outcomes[-1].figures['block']}\n")
     config = Config.fromfile(file)
+    apply_classes(config)
     for split in ('train', 'val', 'test'):
         dataset = config[f'{split}_dataloader'].dataset.copy()
         assert dataset.data_root == str(tmp_path / 'data')
