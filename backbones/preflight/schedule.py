@@ -137,7 +137,7 @@ def _idle_tail(factors: np.ndarray) -> int:
 def _after_the_end(factors: np.ndarray, said: set[str]) -> Iterator[Finding]:
     """A rate next to zero that stays when the schedule has ended."""
     steps, idle = len(factors), _idle_tail(factors)
-    if idle > ZERO_SHARE * steps and ZERO_RATE not in said:
+    if idle > max(1, ZERO_SHARE * steps) and ZERO_RATE not in said:
         yield Finding(
             'error', ZERO_RATE,
             f'the learning rate stays at {factors[-1] / factors.max():.1g} of its highest in the last {idle:,} of '

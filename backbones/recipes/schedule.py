@@ -14,7 +14,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 from backbones.known_images import known_images
 
-ZERO_SHARE = 0.01  # of the iterations may have a learning rate of zero: the last of a decay to zero has
+ZERO_SHARE = 0.01  # of the iterations, or one, may have a rate of zero: the last of a decay to zero has it
 
 
 def schedulers(cfg: Config) -> list[dict]:
@@ -109,7 +109,7 @@ def schedule_findings(cfg: Config) -> Iterator[str]:
         )
     factors = lr_factors(cfg)
     zero = int((factors == 0).sum())
-    if zero > ZERO_SHARE * steps:
+    if zero > max(1, ZERO_SHARE * steps):
         yield (
             f'the learning rate is zero in {zero} of {steps} steps ({zero / steps:.0%}), first at step '
             f'{int((factors == 0).argmax())}: nothing is learnt there; let param_scheduler end with the training'
