@@ -218,3 +218,9 @@ def test_the_picture_shows_a_short_warm_up_beside_the_whole() -> None:
     assert text.startswith('<svg') and text.count('id="axes_') == 2
     flat = draw_schedule(checked().figures)
     assert flat.count('id="axes_') == 1
+
+
+def test_the_last_step_of_a_decay_to_zero_is_no_finding_however_short_the_run() -> None:
+    poly = dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=0, end=6)
+    outcome = checked(poly, path=SEGMENTER, **{'train_cfg.max_iters': 6})
+    assert not [finding for finding in outcome.findings if finding.severity == 'error']
