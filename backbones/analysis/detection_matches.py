@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from backbones.data.coco_files import decode_json, parse_json
-from backbones.evaluation.coco_api import CheckedCoco, check_results
+from backbones.evaluation.coco_api import CheckedCoco, check_results, read_entries
 from backbones.evaluation.coco_scoring import Detections
 from backbones.missing import toolbox_needed
 
@@ -55,11 +54,7 @@ def read_results(coco: COCO, file: str | Path, masks: bool = False) -> Detection
         ValueError: it cannot be read, belongs to another data set, or holds what cannot be scored.
     """
     where = str(file)
-    try:
-        raw = Path(file).read_bytes()
-    except OSError as error:
-        raise ValueError(f'the results {where} cannot be read: {error}; correct the path') from error
-    entries, _ = parse_json(decode_json(raw, where), where)
+    entries = read_entries(file)
     check_results(entries, coco.imgs, coco.cats, where)
     name = 'segmentation' if masks else 'bbox'
     bare = next((place for place, entry in enumerate(entries) if not entry.get(name)), None)

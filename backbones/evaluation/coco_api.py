@@ -97,13 +97,22 @@ class CheckedCoco(COCO):
         """
         where = 'the results' if isinstance(resFile, list) else str(resFile)
         if not isinstance(resFile, list):
-            try:
-                raw = Path(resFile).read_bytes()
-            except OSError as error:
-                raise ValueError(f'the results {where} cannot be read: {error}; correct the path') from error
-            resFile, _ = parse_json(decode_json(raw, where), where)
+            resFile = read_entries(resFile)
         check_results(resFile, self.imgs, self.cats, where)
         return super().loadRes(resFile)
+
+
+def read_entries(file: str | Path) -> Any:
+    """What a file of results holds, unchecked but for being JSON.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        raw = Path(file).read_bytes()
+    except OSError as error:
+        raise ValueError(f'the results {file} cannot be read: {error}; correct the path') from error
+    return parse_json(decode_json(raw, str(file)), str(file))[0]
 
 
 def check_results(entries: Any, images: Mapping[Any, dict], categories: Sequence | Mapping, where: str) -> None:

@@ -81,7 +81,7 @@ def run_training(
         else:
             for note in warmup_note(cfg, runner.max_iters):
                 runner.logger.warning(note)
-        _check_runner(runner, model)
+            _check_runner(runner, model)  # which the preflight does, too
         _choose_weights(runner, place, plan, stated=total_batch is not None)
         if faults:
             runner.register_hook(InjectHook(in_steps))
