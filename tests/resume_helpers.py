@@ -195,6 +195,7 @@ def both_kinds(rank: int, folder: Path, kinds: dict[str, dict]) -> None:
     for name, kind in kinds.items():
         (folder / name).mkdir(exist_ok=True)
         in_two_processes(rank, folder / name, **kind)
+    os._exit(0)  # as the tools end: threads of torch.distributed now and then abort a process that ends by itself
 
 
 def in_two_processes(rank: int, folder: Path, **kind: Any) -> None:

@@ -249,9 +249,14 @@ class RecordHook(Hook):
 DRIVER = """
 import json, sys
 from pathlib import Path
+from backbones.cli import run_tool
 from backbones.training.launch import run_training
-for config, work_dir, batch_size, resume, more in json.loads(Path(sys.argv[1]).read_text()):
-    run_training(config, work_dir, resume, {'train_dataloader.batch_size': batch_size, **more}, sys.argv[2])
+
+def main():
+    for config, work_dir, batch_size, resume, more in json.loads(Path(sys.argv[1]).read_text()):
+        run_training(config, work_dir, resume, {'train_dataloader.batch_size': batch_size, **more}, sys.argv[2])
+
+run_tool(main)  # as the tools end: torch.distributed's threads now and then abort a process that ends by itself
 """
 
 
