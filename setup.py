@@ -21,7 +21,7 @@ def read_version() -> str:
 
 
 def read_extras() -> dict:
-    """The extras `det`, `seg`, `all` and `test`.
+    """The extras: `det`, `seg`; `report`, `serve`, `log` for those tools; `all` of these; `trackers`; `test`.
 
     onedl-mmcv is in none of them: built by pip in an isolated environment, where torch is absent, it silently
     comes without its compiled ops. tools/setup/build_mmcv.py builds and installs it as it must be.
@@ -30,8 +30,10 @@ def read_extras() -> dict:
     scorers = [line for line in read_requirements('runtime') if line.startswith(('pycocotools', 'faster-coco-eval'))]
     det = [forks['onedl-mmengine'], forks['onedl-mmdetection'], *scorers]
     seg = [forks['onedl-mmengine'], forks['onedl-mmsegmentation']]
-    both = sorted({*det, *seg})
-    return {'det': det, 'seg': seg, 'all': both, 'test': [*both, *read_requirements('test')]}
+    extras = {name: read_requirements(name) for name in ('report', 'serve', 'log')}
+    everything = sorted({*det, *seg}) + [line for lines in extras.values() for line in lines]
+    return {'det': det, 'seg': seg, **extras, 'all': everything, 'trackers': read_requirements('trackers'),
+            'test': [*everything, *read_requirements('test')]}
 
 
 readme = ROOT / 'README.md'
@@ -45,7 +47,12 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['backbones', 'backbones.*']),
-    package_data={'backbones.weights': ['index.json'], 'backbones.preflight': ['page.html']},
+    package_data={
+        'backbones.weights': ['index.json'],
+        'backbones.preflight': ['page.html'],
+        'backbones.report': ['page.*'],
+        'backbones.serve': ['page.*'],
+    },
     # MMEngine is not pinned and not required: upstream's mmengine and the maintained fork install the same
     # module, and a plug-in must live with either.
     install_requires=['torch>=2.6', *read_requirements('base')],

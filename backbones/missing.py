@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+EXTRAS = dict(  # of setup.py, and what is imported from them
+    det=('mmdet', 'mmengine'), seg=('mmseg',), report=('jinja2', 'plotly'), log=('tensorboard',),
+    serve=('multipart', 'python_multipart', 'starlette', 'uvicorn'), trackers=('mlflow', 'wandb'))
+
 
 class MissingToolboxError(ImportError):
     """A toolbox cannot be imported; the message says how to get it."""
@@ -33,5 +37,5 @@ def how_to_install(error: ImportError) -> str:
             'mmcv is missing or came without its compiled ops (pip builds it so when torch is absent from its build '
             'environment): run `make setup` in a checkout, or `python tools/setup/build_mmcv.py` in your environment'
         )
-    extra = dict(mmdet='det', mmseg='seg', mmengine='det').get(module, 'all')
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), 'all')
     return f"install what is missing: run `make setup` in a checkout, or `pip install 'mmbackbones[{extra}]'`"

@@ -25,7 +25,7 @@ import check_mmcv  # noqa: E402
 import install  # noqa: E402
 import pins  # noqa: E402
 
-REQUIREMENTS = ('torch', 'base', 'build', 'openmmlab', 'runtime', 'test')
+REQUIREMENTS = [path.stem for path in sorted((ROOT / 'requirements').glob('*.txt'))]
 SOURCES = ['pybind.cpp', 'nms.cpp', 'roi_align.cpp', 'focal_loss.cpp', 'cpu/nms.cpp', 'cpu/psamask.cpp',
            'cpu/bezier_align.cpp', 'cpu/roi_align.cpp', 'cpu/roi_align_rotated.cpp']
 
@@ -87,7 +87,9 @@ def test_every_extra_brings_the_forks_it_needs(monkeypatch):
     extras = {name: {line.split('==')[0] for line in lines} for name, lines in metadata['extras_require'].items()}
     assert extras['det'] == {'onedl-mmengine', 'onedl-mmdetection', 'pycocotools', 'faster-coco-eval'}
     assert extras['seg'] == {'onedl-mmengine', 'onedl-mmsegmentation'}
-    assert extras['all'] == extras['det'] | extras['seg']
+    tools = {line for name in ('report', 'serve', 'log') for line in extras[name]}
+    assert extras['all'] == extras['det'] | extras['seg'] | tools
+    assert not extras['trackers'] & extras['all']
     assert extras['test'] > extras['all']
 
 

@@ -207,7 +207,8 @@ def install_all(env: Environment, torch: str, test: bool, scratch: Path) -> None
 
 def install_libraries(env: Environment, test: bool) -> None:
     """Everything but torch and mmcv: what the forks import, the forks, this project."""
-    libraries = env.wanted(read_requirements('runtime') + (read_requirements('test') if test else []))
+    files = ('runtime', 'report', 'serve', 'log', *(('test',) if test else ()))
+    libraries = env.wanted([line for name in files for line in read_requirements(name)])
     if libraries:
         wait(env.pip('libraries', *libraries))
     forks = env.wanted([r for r in read_requirements('openmmlab') if distribution(r) != 'onedl-mmcv'])
