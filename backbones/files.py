@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
+
+UNFINISHED = re.compile(r'\..+\.\w{2,5}\.[a-z0-9_]{8}')  # the temporary name of a file that a killed process left
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -24,6 +27,11 @@ def write_bytes(path: Path | str, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What `write_bytes` of killed processes left in `folder` and below."""
+    return [path for path in folder.rglob('.*') if UNFINISHED.fullmatch(path.name) and path.is_file()]
 
 
 def write_json(path: Path | str, value: Any, indent: int | None = None) -> None:

@@ -20,6 +20,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 from torch import Tensor
 
+from backbones.data.randomness import kept_randomness
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
 
@@ -98,7 +99,9 @@ def save_overlay(
         image, sample = _scaled(image[::step, ::step], zoom), _drawn_at(sample, step, zoom)
     elif 'pred_instances' in sample:
         sample = _drawn_at(sample, 1, 1)
-    visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
+    with kept_randomness():  # mmdet draws the shade of each object from NumPy's generator
+        np.random.seed(0)
+        visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
 
 
 def _zoom(height: int, width: int) -> int:

@@ -14,7 +14,7 @@ from backbones.config import is_segmenter
 from backbones.data.palette import make_palette
 from backbones.evaluation.inputs import Picture
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
-from backbones.files import write_bytes, write_json
+from backbones.files import unfinished, write_bytes, write_json
 
 RECORD, FORMAT = 'progress.jsonl', 'backbones.predict/1'
 
@@ -33,8 +33,13 @@ def open_out(out: Path, resume: bool) -> list[dict[str, Any]]:
             f'--out {out} exists and is not an empty folder; choose a new one, or add --resume to go on with what '
             'tools/predict.py began there')
     lines = _lines(out / RECORD)
+    left = unfinished(out) if lines or not (out / RECORD).exists() else []
+    if not lines and set(out.iterdir()) == set(left):  # killed before the record was there
+        lines = [dict(format=FORMAT)]
     if not lines or lines[0].get('format') != FORMAT:
         raise ValueError(f'--resume: {out} holds no predictions to go on with ({RECORD}); choose a new --out')
+    for path in left:
+        path.unlink()
     return lines
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
 from PIL import Image
+from predict_helpers import Killed, OneBox
 
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 
@@ -24,35 +24,10 @@ from backbones.evaluation.inputs import find_images
 CONFIG = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
 
 
-class OneBox:
-    """Finds one object in every picture, whose score tells its colour; may end the process at a picture."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.killed_at: int | None = None
-
-    def test_step(self, batch: dict) -> list:
-        """Predict the upper left quarter."""
-        self.batches.append(len(batch['inputs']))
-        if self.killed_at is not None and sum(self.batches) >= self.killed_at:
-            raise Killed
-        for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
-            height, width = sample.ori_shape
-            sample.pred_instances = InstanceData(
-                bboxes=torch.tensor([[0.0, 0, width / 2, height / 2]]), labels=torch.tensor([0]),
-                scores=image.float().mean()[None] / 255, masks=torch.ones(1, height, width, dtype=torch.bool))
-        return batch['data_samples']
-
-
 @pytest.fixture
 def model(monkeypatch) -> OneBox:
     model = OneBox()
-
-    def build(cfg: Config, checkpoint: str) -> tuple[OneBox, tuple[str, ...]]:
-        init_default_scope(cfg.default_scope)
-        return model, tuple('abcdef')
-
-    monkeypatch.setattr(predict, 'build_model', build)
+    monkeypatch.setattr(predict, 'build_model', model.build)
     return model
 
 
@@ -82,9 +57,9 @@ def run(folder: Path, out: str = 'out', images: list | None = None, **options: o
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files but the record, in the order of the work; of overlays, whose shades mmdet draws, names."""
+    """All files but the record, in the order of the work."""
     return {
-        str(path.relative_to(folder)): b'' if 'overlays' in path.parts else path.read_bytes()
+        str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob('*')) if path.is_file() and path.name != 'progress.jsonl'
     }
 
@@ -164,10 +139,6 @@ def test_numbers_below_one_are_refused(folder, option):
 # --- going on -----------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """What nothing catches."""
-
-
 def killed(folder: Path, model: OneBox, at: int, **options: object) -> None:
     """Predict until a picture at which nothing more is written, as after SIGKILL."""
     model.killed_at = at
@@ -188,6 +159,15 @@ def test_a_killed_prediction_goes_on_and_ends_as_an_uninterrupted_one(folder, mo
     assert run(folder, batch=batch, resume=True) == (10, 0)
     assert content(folder / 'out') == content(folder / 'whole')
     assert 0 < sum(model.batches) == 10 - len(there) and all(p.stat().st_mtime_ns == t for p, t in there.items())
+
+
+def test_a_prediction_that_gets_sigkill_again_and_again_ends_as_an_uninterrupted_one(folder, model):
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tests/predict_helpers.py', CONFIG, folder], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}, timeout=120)
+    assert done.returncode == 0 and int(done.stdout.split()[-1]) > 3, done.stderr
+    run(folder, 'whole')
+    assert content(folder / 'out') == content(folder / 'whole')
 
 
 def test_going_on_after_the_end_predicts_what_is_new_or_changed_only(folder, model):
