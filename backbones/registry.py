@@ -39,8 +39,8 @@ TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
 HOOKS = _child(
     'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
     'training.run_record', 'training.inject_run', 'training.hooks', 'training.precision', 'training.bad_samples_hook',
-    'training.safe_checkpoint', 'training.resuming', 'training.ema', 'training.scalars', 'compiling.hook',
-    'evaluation.outputs')
+    'training.safe_checkpoint', 'training.resuming', 'training.ema', 'training.scalars',
+    'training.progress', 'training.sample_predictions', 'training.run_logging', 'compiling.hook', 'evaluation.outputs')
 VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'training.log_files')
 METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')
 LOOPS = _child('loop', _root.LOOPS, 'training.loops')

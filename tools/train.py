@@ -31,6 +31,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-preflight', action='store_true',
         help='start without the quick part of tools/preflight.py; docs/preflight.md')
+    parser.add_argument(
+        '--log', nargs='+', metavar='TRACKER',
+        help='tensorboard, wandb, mlflow, or none; default: tensorboard; docs/logging.md')
+    parser.add_argument('--plain', action='store_true', help='lines instead of a bar, as where there is no terminal')
     return parse_run_options(parser)
 
 
@@ -40,7 +44,7 @@ def main() -> None:
 
     run_training(
         args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
-        args.precision, args.compile, not args.no_preflight)
+        args.precision, args.compile, not args.no_preflight, args.log, args.plain)
 
 
 if __name__ == '__main__':

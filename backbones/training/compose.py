@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from backbones.recipes.keys import check_config
 from backbones.training.batch import BatchPlan, apply_batch_plan, batch_notes, count_processes, plan_batch
 from backbones.training.hardening import harden_run, name_parts
 from backbones.training.precision import apply_precision
+from backbones.training.trackers import choose_trackers
 from backbones.weights.load import is_pretrained
 
 
@@ -43,6 +45,7 @@ def compose_training(
     total_batch: int | None = None,
     precision: str | None = None,
     compile: bool = False,
+    log: Sequence[str] | None = None,
 ) -> Composed:
     """Compose `config` for training; the arguments are those of `backbones.training.launch.run_training`.
 
@@ -53,7 +56,7 @@ def compose_training(
     cfg.launcher = launcher
     name_parts(cfg)
     check_config(cfg)
-    notes = apply_classes(cfg) + apply_precision(cfg, precision)
+    notes = choose_trackers(cfg, log) + apply_classes(cfg) + apply_precision(cfg, precision)
     processes = count_processes(launcher)
     fit_to_machine(cfg)
     plan, keeps_total = plan_batch(cfg, processes, total_batch), total_batch is not None or 'total_batch' in cfg

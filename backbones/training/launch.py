@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from backbones.training.hooks import FineTuneHook, PretrainedWeightsHook
 from backbones.training.inject_run import InjectHook, set_faults
 from backbones.training.lock import WorkFolderLock
 from backbones.training.resuming import go_on_from, resume_place
+from backbones.training.run_logging import logged
 from backbones.training.safe_checkpoint import checkpoint_folder, saving_to_the_end
 from backbones.training.watchdog import watched
 from backbones.weights.load import local_file
@@ -40,6 +41,8 @@ def run_training(
     precision: str | None = None,
     compile: bool = False,
     preflight: bool = False,
+    log: Sequence[str] | None = None,
+    plain: bool = False,
 ) -> Path:
     """Train `config` and return its work folder.
 
@@ -57,13 +60,15 @@ def run_training(
         compile: whether torch.compile makes the dense parts of the model: docs/performance.md.
         preflight: whether the quick part of the preflight comes before the first step, as tools/train.py does it:
             docs/preflight.md. What would make a training wrong is refused without it, too.
+        log: 'tensorboard', 'wandb', 'mlflow', or 'none' alone, in place of the config's trackers: docs/logging.md.
+        plain: no bar in a terminal.
 
     Raises:
         ValueError: anything that can be known wrong before the first step.
         RunEnded: the run ended early in an orderly way; the exception is a SystemExit with the code of docs/guards.md.
     """
     in_steps = set_faults(faults or '')
-    composed = compose_training(config, work_dir, options, launcher, total_batch, precision, compile)
+    composed = compose_training(config, work_dir, options, launcher, total_batch, precision, compile, log)
     cfg, plan, notes = composed.cfg, composed.plan, composed.notes
     if cfg.get('load_from') and not is_url(cfg.load_from):  # a download comes after everything that is free to check
         local_file(cfg.load_from)
@@ -85,7 +90,9 @@ def run_training(
         _choose_weights(runner, place, plan, stated=total_batch is not None)
         if faults:
             runner.register_hook(InjectHook(in_steps))
-        with _noting_the_end(cfg.work_dir, runner.rank), saving_to_the_end(runner), watched(runner):
+        named = resume not in (None, 'auto', 'latest')
+        with (_noting_the_end(cfg.work_dir, runner.rank), saving_to_the_end(runner), watched(runner),
+              logged(runner, plain, named)):
             runner.train()
     return Path(cfg.work_dir)
 

@@ -1,4 +1,4 @@
-"""The file of logged numbers, on a disk that may be full."""
+"""The file of logged numbers, on a disk that may be full; the trackers are registered with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from mmengine.logging import print_log
 from mmengine.visualization import LocalVisBackend as PlainLocalVisBackend
 
 from backbones.registry import VISBACKENDS
+from backbones.training.mlflow_tracker import MLflowVisBackend
+from backbones.training.tensorboard_tracker import TensorboardVisBackend
+from backbones.training.wandb_tracker import WandbVisBackend
+
+__all__ = ['LocalVisBackend', 'MLflowVisBackend', 'TensorboardVisBackend', 'WandbVisBackend']
 
 
 @VISBACKENDS.register_module()
