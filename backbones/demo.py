@@ -1,4 +1,4 @@
-"""The demo: generate a data set, train and test a detector and a segmenter on it, show what they see."""
+"""The demo: generate a data set, train and test a detector and a segmenter on it, show what they see and miss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PICTURES = 4  # validation pictures that are drawn
 
 
 def run_demo(setup_seconds: float | None = None) -> dict:
-    """Run the whole demo from the checkout's root; write `work_dirs/demo/summary.json` and overlays.
+    """Run the whole demo from the checkout's root; write `work_dirs/demo/summary.json`, overlays and reports.
 
     Args:
         setup_seconds: what the set-up took, for the summary; None if unknown.
@@ -50,12 +50,13 @@ def run_demo(setup_seconds: float | None = None) -> dict:
         folder = Path('work_dirs/demo') / task
         _command('train.py', config, '--work-dir', str(folder))
         checkpoint = str(folder / (ROOT / folder / 'last').read_text().strip())
-        _command('test.py', config, checkpoint, '--work-dir', str(folder))
+        _command('test.py', config, checkpoint, '--work-dir', str(folder), '--details')
         metrics = json.loads((ROOT / folder / 'metrics.json').read_text())['metrics']
         # mmseg reports percent, COCO fractions
         summary[task] = {name: round(metrics[name] / (100 if name == 'mIoU' else 1), 4) for name in names}
         chosen = images[2 : 2 + PICTURES]
         _command('predict.py', config, checkpoint, *chosen, '--out', str(folder / 'predictions'))
+        _command('report.py', str(folder))
     summary['seconds'] = dict(setup=setup_seconds, train_and_test=round(time.perf_counter() - started, 1))
     write_json(work / 'summary.json', summary, indent=2)
     _contact_sheet(work, [ROOT / image for image in images[2 : 2 + PICTURES]])

@@ -24,13 +24,18 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         demo, 'generate_demo', lambda root: generate(root, num_train=1, num_val=8, size=(64, 96), progress=False))
 
     def tool(name: str, config: str, *arguments: str) -> None:
+        if name == 'report.py':
+            assert (tmp_path / config / 'evaluation/details.json').is_file()
+            (tmp_path / config / 'report.html').write_text('a page')
+            return
         task = 'detection' if 'mask-rcnn' in config else 'segmentation'
         folder = tmp_path / 'work_dirs' / 'demo' / task
         if name == 'train.py':
             folder.mkdir(parents=True)
             (folder / 'last').write_text('epoch_000010\n')
         elif name == 'test.py':
-            assert arguments[0] == 'work_dirs/demo/' + f'{task}/epoch_000010'
+            assert arguments[0] == 'work_dirs/demo/' + f'{task}/epoch_000010' and '--details' in arguments
+            write_json(folder / 'evaluation/details.json', {})
             write_json(folder / 'metrics.json', dict(metrics=METRICS[task]))
         else:
             for image in arguments[1 : arguments.index('--out')]:
@@ -56,6 +61,11 @@ def test_a_second_demo_replaces_the_first_and_leaves_other_files(checkout: Path)
     mine.write_text('keep me')
     demo.run_demo()
     assert mine.read_text() == 'keep me'
+
+
+def test_it_ends_with_a_report_of_each_run(checkout: Path) -> None:
+    demo.run_demo()
+    assert all((checkout / 'work_dirs/demo' / task / 'report.html').is_file() for task in METRICS)
 
 
 def test_the_picture_has_a_column_per_image_and_three_rows(checkout: Path) -> None:

@@ -29,6 +29,8 @@ def main() -> None:
     print('           work_dirs/demo/detection/predictions/overlays/')
     print('           work_dirs/demo/segmentation/predictions/overlays/')
     print('numbers:   work_dirs/demo/summary.json')
+    print('reports:   work_dirs/demo/detection/report.html')
+    print('           work_dirs/demo/segmentation/report.html')
 
 
 if __name__ == '__main__':
