@@ -25,7 +25,7 @@ def _child(name: str, parent: _root.Registry, *locations: str) -> _root.Registry
 # Those of evaluation, detection and segmentation import mmdet or mmseg only when their class is built: a backbone alone
 # needs no toolbox.
 MODELS = _child(
-    'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta',
+    'model', _root.MODELS, 'layers', 'convnext', 'vit', 'pyramid', 'evaluation.instance_tta', 'evaluation.tiles_model',
     'detection.roi_extractor', 'detection.rpn_head', 'detection.standard_roi_head', 'detection.staged_roi_head',
     'detection.cascade_roi_head', 'detection.mask_head', 'segmentation.linear_head', 'segmentation.heads',
     'detection.preprocessor', 'segmentation.preprocessor', 'training.ema'
@@ -35,12 +35,13 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(
 )
 OPTIM_WRAPPERS = _child('optim_wrapper', _root.OPTIM_WRAPPERS, 'training.guards', 'training.precision')
 DATASETS = _child('dataset', _root.DATASETS, 'data')
-TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data')
+TRANSFORMS = _child('transform', _root.TRANSFORMS, 'data', 'evaluation.tiles_model')
 HOOKS = _child(
     'hook', _root.HOOKS, 'training.signals', 'training.non_finite', 'training.watchdog', 'training.lock',
     'training.run_record', 'training.inject_run', 'training.hooks', 'training.precision', 'training.bad_samples_hook',
     'training.safe_checkpoint', 'training.resuming', 'training.ema', 'training.scalars',
-    'training.progress', 'training.sample_predictions', 'training.run_logging', 'compiling.hook', 'evaluation.outputs')
+    'training.progress', 'training.sample_predictions', 'training.run_logging', 'compiling.hook', 'evaluation.outputs',
+    'evaluation.validation_loss')
 VISBACKENDS = _child('vis_backend', _root.VISBACKENDS, 'training.log_files')
 METRICS = _child('metric', _root.METRICS, 'evaluation.metrics')
 LOOPS = _child('loop', _root.LOOPS, 'training.loops')

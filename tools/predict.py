@@ -36,6 +36,12 @@ def main() -> int:
     parser.add_argument(
         '--batch', type=int, default=1, metavar='N',
         help='up to N pictures of one size go through the model together (default 1)')
+    parser.add_argument(
+        '--tile', metavar='SIZE',
+        help='look at larger pictures in tiles of so many pixels, 1024 or 1333x800; a segmenter slides its window')
+    parser.add_argument('--tile-overlap', metavar='N', help='of tiles: a fraction or pixels; default 0.25')
+    parser.add_argument(
+        '--no-tile-whole', dest='tile_whole', action='store_false', help='with --tile: do not look at the whole, too')
     add_precision(parser)
     parser.add_argument(
         '--compile', action='store_true',
@@ -48,10 +54,12 @@ def main() -> int:
     if not images:
         parser.error('the images are missing: give [CONFIG] CHECKPOINT IMAGES')
     from backbones.evaluation.predict import predict
+    from backbones.evaluation.tiles import read_tiles
 
     done, failed = predict(
         config, checkpoint, images, args.out, args.score, args.cfg_options, args.precision, args.compile,
-        every=args.every, batch=args.batch, resume=args.resume)
+        every=args.every, batch=args.batch, resume=args.resume,
+        tiles=read_tiles(args.tile, args.tile_overlap, args.tile_whole))
     print(f'{done} images predicted into {args.out}' + (f', {failed} could not be read' if failed else ''))
     return 1 if failed else 0
 

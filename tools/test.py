@@ -30,6 +30,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of metrics.json and logs; default work_dirs/<config name>')
     parser.add_argument('--tta', action='store_true', help='several scales and a flip, merged')
     parser.add_argument(
+        '--tile', metavar='SIZE', help='look at larger pictures in tiles of so many pixels, 1024 or 1333x800')
+    parser.add_argument(
+        '--tile-overlap', metavar='N', help='of tiles: a fraction or pixels; default 0.25')
+    parser.add_argument(
+        '--no-tile-whole', dest='tile_whole', action='store_false', help='with --tile: do not look at the whole, too')
+    parser.add_argument('--loss', action='store_true', help='the losses of the test split, too')
+    parser.add_argument(
         '--out', metavar='FILE',
         help='predictions: .json (detection, with the ids of the annotation file) or .zip of PNGs (segmentation)')
     parser.add_argument('--show-dir', metavar='DIR', help='overlays: prediction beside ground truth')
@@ -48,15 +55,18 @@ def parse_args() -> argparse.Namespace:
         help='with --details: threshold of precision, recall, F1 and confusions; default: where F1 is best')
     parser.add_argument(
         '--resamplings', type=int, metavar='N', help='with --details: of the images, for intervals; default 1000')
+    parser.add_argument('--plain', action='store_true', help='lines instead of a bar, as where there is no terminal')
     return parse_run_options(parser)
 
 
 def main() -> None:
     args = parse_args()
     from backbones.evaluation.run import run_test
+    from backbones.evaluation.tiles import read_tiles
 
+    tiles = read_tiles(args.tile, args.tile_overlap, args.tile_whole)
     run_test(args.config, args.checkpoint, args.work_dir, args.tta, args.out, args.show_dir, args.cfg_options,
-             args.launcher, args.precision, args.compile, detail_options(args))
+             args.launcher, args.precision, args.compile, detail_options(args), tiles, args.loss, args.plain)
 
 
 def detail_options(args: argparse.Namespace) -> DetailOptions | None:

@@ -21,7 +21,8 @@ from backbones.data.files import shown
 from backbones.data.images import MAX_PIXELS
 from backbones.evaluation.batches import Batches
 from backbones.evaluation.checkpoint_config import find_checkpoint
-from backbones.evaluation.predict import Ready, build_model, make_ready, trained_config
+from backbones.evaluation.predict import Ready, build_model, in_tiles, make_ready, trained_config
+from backbones.evaluation.tiles import read_tiles
 
 Picture = str | Path | np.ndarray | Image.Image
 LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray')
@@ -95,17 +96,21 @@ class LoadedModel:
 
     def __init__(self, ready: Ready, config: Config, checkpoint: str | Path, device: torch.device) -> None:
         self.classes, self.config, self.checkpoint, self.device = ready.classes, config, checkpoint, device
-        self._ready, self._lock = ready, threading.Lock()
-        first = ready.steps[0]
-        self._loader = first if str(first.get('type')).rpartition('.')[2] in LOADERS else {}
+        self._whole, self._lock = ready, threading.Lock()
+        self._loader = ready.steps[0] if str(ready.steps[0].get('type')).rpartition('.')[2] in LOADERS else {}
+        self._use(ready)
+
+    def _use(self, ready: Ready) -> None:
+        self._ready = ready
         self._after_loading = Compose(ready.steps[1:] if self._loader else ready.steps)
 
     def __repr__(self) -> str:
-        kind = type(self._ready.model).__name__
+        kind = type(self._whole.model).__name__
         return f'<{kind} of {len(self.classes)} classes from {self.checkpoint} on {self.device}>'
 
     def predict(
-        self, images: Picture | Sequence[Picture], score_threshold: float = 0.3, batch_size: int = 1
+        self, images: Picture | Sequence[Picture], score_threshold: float = 0.3, batch_size: int = 1, *,
+        tile: int | tuple[int, int] | str | None = None, tile_overlap: float | None = None, tile_whole: bool = True,
     ) -> Any:
         """Predict one picture or several.
 
@@ -113,7 +118,11 @@ class LoadedModel:
             images: paths; arrays (H, W, 3) of uint8 in RGB order, also (H, W) grey and (H, W, 4) whose alpha is
                 ignored; PIL images, turned as their EXIF note says; or a list of them.
             score_threshold: objects with a lower score, 0 to 1, are left out.
-            batch_size: so many pictures of one size go through the model together, at most.
+            batch_size: so many pictures of one size, or tiles, go through the model together, at most.
+            tile: larger pictures are looked at in tiles of so many pixels, or of (width, height); a segmenter slides
+                a window of that size.
+            tile_overlap: of neighbours: below 1 a fraction of the tile, else pixels; None: a quarter.
+            tile_whole: a detector looks at the whole picture, too, for objects larger than the overlap.
 
         Returns:
             `Detections` or `LabelMap`; a list of them, in the same order, for a list.
@@ -126,21 +135,26 @@ class LoadedModel:
             raise ValueError(f'score_threshold={score_threshold!r}: scores lie from 0 to 1; give one, such as 0.3')
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size={batch_size!r}: give a number from 1')
-        if not isinstance(images, list | tuple):
-            return self._predict([images], score_threshold, batch_size)[0]
-        return self._predict(images, score_threshold, batch_size)
+        tiles = read_tiles(tile, tile_overlap, tile_whole)
+        many = images if isinstance(images, list | tuple) else [images]
+        with self._lock, DefaultScope.overwrite_default_scope(self._whole.cfg.default_scope):
+            self._use(in_tiles(self._whole, tiles, batch_size) if tiles else self._whole)
+            results = self._predict(many, score_threshold, batch_size)
+        return results if many is images else results[0]
 
     def _predict(self, images: Sequence[Picture], threshold: float, size: int) -> list[Any]:
         results: list[Any] = [None] * len(images)
         batches: Batches[tuple[int, dict]] = Batches(size)
-        with self._lock, DefaultScope.overwrite_default_scope(self._ready.cfg.default_scope):
-            for number, image in enumerate(images):
-                data = self._data(image, number)
-                kind = tuple(data['inputs'].shape), tuple(data['data_samples'].ori_shape)
-                for group in batches.add(kind, (number, data)):
-                    self._run(group, threshold, results)
-            for group in batches.rest():
+        for number, image in enumerate(images):
+            data = self._data(image, number)
+            if data.get('picture') is not None:  # its tiles are the batches
+                self._run([(number, data)], threshold, results)
+                continue
+            kind = tuple(data['inputs'].shape), tuple(data['data_samples'].ori_shape)
+            for group in batches.add(kind, (number, data)):
                 self._run(group, threshold, results)
+        for group in batches.rest():
+            self._run(group, threshold, results)
         return results
 
     def _run(self, group: list[tuple[int, dict]], threshold: float, results: list[Any]) -> None:

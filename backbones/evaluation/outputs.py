@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import io
-import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement, PixelData
-from mmengine.visualization import Visualizer
+from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
-from backbones.data.randomness import kept_randomness
+from backbones.drawing.objects import objects_of
+from backbones.drawing.sheets import as_png, draw_sheet
 from backbones.files import write_bytes, write_json
 from backbones.registry import HOOKS
-
-SMALLEST_DRAWN = 384  # pixels; an image with a shorter side is enlarged before it is drawn
-LARGEST_DRAWN = 2048  # pixels; but not so far that its longer side passes this
-MOST_DRAWN = 2**29  # pixels of all masks that are drawn over a picture; beyond, every 2nd, 3rd, ... row and column is
 
 
 def coco_results(sample: BaseDataElement, category_ids: Sequence[int], image_id: int) -> list[dict]:
@@ -72,80 +66,36 @@ def label_bytes(labels: Tensor, zero_is_ignored: bool) -> bytes:
 
 
 def save_overlay(
-    visualizer: Visualizer, sample: BaseDataElement, path: Path, score_threshold: float = 0.3, draw_gt: bool = False
+    sample: BaseDataElement, path: Path, classes: Sequence[str], palette: object = None, score_threshold: float = 0.3,
+    draw_gt: bool = False,
 ) -> None:
-    """Draw the prediction over its image and write it to `path`.
+    """Draw the prediction over its image and write it to `path`; small images are enlarged first.
 
     Args:
-        visualizer: mmdet's or mmseg's local visualizer with its `dataset_meta`.
         sample: prediction with `img_path`.
         path: PNG to write.
+        classes: names of the labels.
+        palette: their colours; None, or what is none: our own.
         score_threshold: objects below it are not drawn.
-        draw_gt: draw the ground truth beside the prediction. Without it, small images are enlarged first, because the
-            lines and words of the visualizers have a fixed size, and very large ones with many masks are drawn
-            smaller.
+        draw_gt: draw the ground truth, as far as the sample holds it, beside the prediction.
     """
     from backbones.data.files import read_image  # needs mmcv, which the other hooks of a project can do without
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image, sample = read_image(sample.img_path), sample.cpu()
-    options = dict(with_labels=False)
+    image = read_image(sample.img_path)
+    truth, found = _drawn(sample, score_threshold)
+    drawn = {'Ground truth': truth, 'Prediction': found} if draw_gt else {'': found}
+    drawn = {title: what for title, what in drawn.items() if what is not None}
+    write_bytes(path, as_png(draw_sheet(image, drawn, classes, palette)))
+
+
+def _drawn(sample: BaseDataElement, threshold: float) -> tuple[Any, Any]:
+    """What there is (None where the sample does not hold it) and what was predicted, as `draw_sheet` takes them."""
     if 'pred_instances' in sample:
-        options = dict(pred_score_thr=score_threshold)
-        sample = sample.clone()
-        sample.pred_instances = sample.pred_instances[sample.pred_instances.scores > score_threshold]
-    if not draw_gt:
-        step, zoom = _shrink(image, sample), _zoom(*image.shape[:2])
-        image, sample = _scaled(image[::step, ::step], zoom), _drawn_at(sample, step, zoom)
-    elif 'pred_instances' in sample:
-        sample = _drawn_at(sample, 1, 1)
-    with kept_randomness():  # mmdet draws the shade of each object from NumPy's generator
-        np.random.seed(0)
-        visualizer.add_datasample(path.stem, image, sample, draw_gt=draw_gt, show=False, out_file=str(path), **options)
-
-
-def _zoom(height: int, width: int) -> int:
-    wanted = math.ceil(SMALLEST_DRAWN / min(height, width))
-    return max(1, min(wanted, LARGEST_DRAWN // max(height, width)))  # a strip of 2 rows stays a strip
-
-
-def _shrink(image: np.ndarray, sample: BaseDataElement) -> int:
-    """Every how many-th row and column is drawn, so that the bitmaps of the masks take `MOST_DRAWN` at most."""
-    if 'masks' not in sample.get('pred_instances', ()):
-        return 1
-    pixels = len(sample.pred_instances) * image.shape[0] * image.shape[1]
-    return max(1, math.ceil(math.sqrt(pixels / MOST_DRAWN)))
-
-
-def _scaled(image: np.ndarray, zoom: int) -> np.ndarray:
-    return np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1) if zoom > 1 else np.ascontiguousarray(image)
-
-
-def _drawn_at(sample: BaseDataElement, step: int, zoom: int) -> BaseDataElement:
-    """The same prediction, masks as bitmaps, for every `step`-th pixel of its picture, enlarged `zoom` times."""
-    drawn = sample.clone()
-    if 'pred_instances' not in sample:
-        labels = sample.pred_sem_seg.data.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-        drawn.pred_sem_seg = PixelData(data=labels)  # (1, zoom * H, zoom * W)
-        return drawn
-    found = drawn.pred_instances = sample.pred_instances.clone()
-    found.bboxes = found.bboxes * (zoom / step)
-    if 'masks' in found:
-        masks = _bitmaps(found.masks, tuple(sample.ori_shape[:2]), step)
-        found.masks = masks.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2) if zoom > 1 else masks
-    return drawn
-
-
-def _bitmaps(masks: Tensor | Sequence[dict], size: tuple[int, int], step: int) -> Tensor:
-    """Every `step`-th row and column of masks (N, H, W), or of run lengths, one whole bitmap at a time."""
-    if isinstance(masks, Tensor):
-        return masks[:, ::step, ::step]
-    from pycocotools import mask as coco_mask
-
-    bitmaps = torch.zeros(len(masks), *(math.ceil(side / step) for side in size), dtype=torch.bool)
-    for bitmap, rle in zip(bitmaps.numpy(), masks, strict=True):
-        bitmap[:] = coco_mask.decode(rle)[::step, ::step]
-    return bitmaps
+        truth = objects_of(sample.gt_instances) if 'gt_instances' in sample else None
+        return truth, objects_of(sample.pred_instances, threshold)
+    maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
+    truth, found = (None if one is None else one.data.squeeze(0).cpu().numpy() for one in maps)  # (H, W)
+    return truth, found
 
 
 @HOOKS.register_module()
@@ -171,7 +121,8 @@ class PredictionFileHook(Hook):
         for sample in outputs or ():
             if self.show_dir:
                 place = self.show_dir / _below_images(sample.img_path, dataset).with_suffix('.png')
-                save_overlay(runner.visualizer, sample, place, self.score_threshold, draw_gt=True)
+                info = dataset.metainfo
+                save_overlay(sample, place, info.get('classes') or (), info.get('palette'), self.score_threshold, True)
             if self.out_file and 'pred_instances' in sample:
                 self._written[sample.img_path] = coco_results(sample, dataset.cat_ids, sample.img_id)
             elif self.out_file:

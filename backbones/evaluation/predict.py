@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
 
@@ -30,9 +31,11 @@ from backbones.evaluation.inputs import Picture, count_pictures, find_images, pi
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import use_run_lengths
 from backbones.evaluation.predict_files import Folder, open_out
+from backbones.evaluation.tiles import Tiles, as_dict, dataset_of, slide, tiled_pipeline
 from backbones.preflight.model import check_classes
 from backbones.registry import SCOPE
 from backbones.runner import config_mistakes
+from backbones.segmentation.sliding import bytes_held
 from backbones.training.hardening import harden_reading
 from backbones.weights.whole_model import load_model_checkpoint
 
@@ -77,14 +80,23 @@ class Ready:
             raise ValueError(f'the picture {shown(file)} cannot be processed by the pipeline: it gives nothing')
         if self.bitmaps:
             check_output_size(self.cfg, data['data_samples'].ori_shape[:2], len(self.classes), file)
-        if self.labels_only:  # there are scores of the size that the network sees
+        if self.labels_only and not self.slides(data['inputs'].shape[-2:]):  # scores of the size that the network sees
             check_output_size(self.cfg, data['inputs'].shape[-2:], len(self.classes), file)
         return data
+
+    def slides(self, size: tuple[int, int]) -> bool:
+        """Whether the labels of a picture of `size` (H, W) are made window by window, within bounds."""
+        test_cfg = self.cfg.model.get('test_cfg') or {}
+        if test_cfg.get('mode') != 'slide' or 'predict' not in vars(self.model):
+            return False
+        return bytes_held(len(self.classes), size, test_cfg['crop_size'], test_cfg['stride']) <= LARGEST_MASKS
 
     def run(self, batch: list[dict]) -> list[BaseDataElement]:
         """Predict pictures of one size together."""
         try:
             with torch.no_grad():
+                if is_segmenter(self.cfg):
+                    self.model.test_cfg = self.cfg.model.get('test_cfg')  # windows, where tiles were asked for
                 return self.model.test_step(pseudo_collate(batch))
         except torch.OutOfMemoryError as error:
             raise ValueError(
@@ -107,6 +119,7 @@ def predict(
     every: int = 1,
     batch: int = 1,
     resume: bool = False,
+    tiles: Tiles | None = None,
 ) -> tuple[int, int]:
     """Predict each image and write the results into the folder `out`.
 
@@ -127,6 +140,7 @@ def predict(
         every: of a video, each `every`-th frame.
         batch: so many pictures of one size go through the model together, at most.
         resume: go on in `out`: pictures that are done there are left as they are.
+        tiles: larger pictures are looked at in tiles, `batch` at once; a segmenter slides its window.
 
     Returns:
         Number of images predicted (now or before), number of files that could not be read (each is reported on stderr).
@@ -146,7 +160,8 @@ def predict(
     checkpoint = find_checkpoint(checkpoint)
     cfg, _ = trained_config(config, checkpoint, options)
     ready = make_ready(cfg, lambda cfg: build_model(cfg, checkpoint), precision, compiled)
-    made_by = dict(checkpoint=_identity(checkpoint), model=_digest(cfg), classes=list(ready.classes),
+    ready = in_tiles(ready, tiles, batch) if tiles else ready
+    made_by = dict(checkpoint=_identity(checkpoint), model=_digest(ready.cfg), classes=list(ready.classes),
                    precision=precision, score=score_threshold)
     folder = Folder(out, cfg, ready.classes, made_by, lines, score_threshold)
     files = find_images(images, folder.names())
@@ -190,6 +205,9 @@ class _Run:
             picture.forget()
             self.failed += 1
             yield 1
+            return
+        if data.get('picture') is not None:  # its tiles are the batches
+            yield self._predict([(picture, number, data)])
             return
         kind = tuple(data['inputs'].shape), tuple(data['data_samples'].ori_shape)
         for group in self._batches.add(kind, (picture, number, data)):
@@ -263,6 +281,25 @@ def make_ready(
     return Ready(cfg, model, classes, steps, pipeline, not (run_lengths or labels_only), labels_only)
 
 
+def in_tiles(ready: Ready, tiles: Tiles, batch: int = 1) -> Ready:
+    """The same model, looking at larger pictures in tiles, `batch` at once; a segmenter slides its window.
+
+    Raises:
+        ValueError: its pipeline cannot be cut.
+    """
+    cfg = copy.deepcopy(ready.cfg)
+    if is_segmenter(cfg):
+        slide(cfg, tiles)
+        return replace(ready, cfg=cfg)
+    from backbones.evaluation.tiles_model import TiledDetector
+
+    dataset = dataset_of(cfg)
+    dataset.pipeline, steps = tiled_pipeline(ready.steps, tiles)
+    with config_mistakes(cfg), DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        model = TiledDetector(ready.model, as_dict(tiles), steps, batch).eval()
+        return replace(ready, cfg=cfg, model=model, steps=dataset.pipeline, pipeline=Compose(dataset.pipeline))
+
+
 def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Path) -> None:
     """Raise where what a model may predict for a picture of `size` (H, W) takes more memory than one picture should.
 
@@ -283,7 +320,7 @@ def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Pa
         raise ValueError(
             f'the picture {shown(file)} is {width}x{height} pixels, for which up to {count} {things} take '
             f'{count * each * height * width / GIB:.1f} GiB; at most {largest / GIB:.0f} are allowed: reduce the '
-            f'picture, cut it into tiles{remedy}'
+            f'picture, look at it in tiles (--tile 1024){remedy}'
         )
 
 

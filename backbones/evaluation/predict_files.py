@@ -11,7 +11,6 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
 from backbones.config import is_segmenter
-from backbones.data.palette import make_palette
 from backbones.evaluation.inputs import Picture
 from backbones.evaluation.outputs import coco_results, label_png, save_overlay
 from backbones.files import unfinished, write_bytes, write_json
@@ -77,15 +76,11 @@ class Folder:
 
     def __init__(self, out: Path, cfg: Config, classes: tuple[str, ...], made_by: dict[str, Any],
                  lines: list[dict[str, Any]], score_threshold: float) -> None:
-        from mmengine.registry import VISUALIZERS
-
         self.out, self.classes, self.segments, self._threshold = out, classes, is_segmenter(cfg), score_threshold
         self._header = dict(format=FORMAT, made_by=json.loads(json.dumps(made_by)))
         self._check(lines)
         self._entries = self._whole(lines[1:])
         self._ids = {entry['id'] for entry in self._entries.values()}
-        self._visualizer = VISUALIZERS.build(dict(type=cfg.visualizer.type, name=f'predict {out}'))
-        self._visualizer.dataset_meta = dict(classes=classes, palette=make_palette(len(classes)))
         self._record()
         self._file = (out / RECORD).open('ab')
 
@@ -155,7 +150,7 @@ class Folder:
         else:
             results = coco_results(sample, range(1, len(self.classes) + 1), image_id)
         save_overlay(
-            self._visualizer, sample, self.out / 'overlays' / f'{picture.name}.png', self._threshold)
+            sample, self.out / 'overlays' / f'{picture.name}.png', self.classes, score_threshold=self._threshold)
         entry = dict(
             title=picture.title, name=picture.name, id=image_id, height=int(height), width=int(width),
             stamp=_stamp(picture.file), results=results)

@@ -8,9 +8,13 @@ from mmengine.config import Config
 
 from backbones.config import is_segmenter
 
+from .tiles import tile_protocol
+
+LOSS = 'mean of single whole pictures, eval mode, sampling seeded by the number of the picture'
+
 
 def _steps(pipeline: list[dict], kind: str) -> list[dict]:
-    """All steps of type `kind` (any scope) in `pipeline`, also inside test-time augmentation."""
+    """All steps of type `kind` (any scope) in `pipeline`, also inside test-time augmentation and tiles."""
     found = []
     for step in pipeline:
         name = str(step.get('type', '')).rsplit('.', 1)[-1]
@@ -18,6 +22,7 @@ def _steps(pipeline: list[dict], kind: str) -> list[dict]:
             found.append(step)
         for branch in step.get('transforms', []) if name == 'TestTimeAug' else []:
             found.extend(_steps(branch, kind))
+        found.extend(_steps(step.get('steps', []), kind) if name == 'TileViews' else [])
     return found
 
 
@@ -33,7 +38,7 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         `scale`: input sizes, (width, height) in pixels, of each view; `keep_ratio`; `flip`; `precision` that the model
         computed in; `unit` of the metrics; and
         for a segmenter `mode` ('whole' or 'slide' with `crop_size` and `stride`), `ignore_label`, `label_0_ignored`;
-        for a detector `score_threshold`, `nms`, `max_per_image`.
+        for a detector `score_threshold`, `nms`, `max_per_image` (with `tiles`: of each of them).
     """
     dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator')
     pipeline = dataset.pipeline
@@ -47,6 +52,10 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
         precision=_precision(cfg, split),
     )
     model = cfg.model.get('module', cfg.model)
+    if cfg.model.get('tiles'):
+        protocol['tiles'] = tile_protocol(cfg.model.tiles)
+    if any(_measures_loss(hook, split) for hook in cfg.get('custom_hooks') or ()):
+        protocol['loss'] = f'{LOSS}, fp32' if split == 'test' else LOSS
     protocol['unit'] = 'percent' if is_segmenter(cfg) else 'fraction'  # of the toolboxes' metrics
     if is_segmenter(cfg):
         test_cfg = model.get('test_cfg', {})
@@ -66,6 +75,11 @@ def evaluation_protocol(cfg: Config, split: str = 'test', tta: bool = False) -> 
             score_threshold=rcnn.score_thr, nms=dict(rcnn.nms), max_per_image=rcnn.max_per_img
         )
     return protocol
+
+
+def _measures_loss(hook: Any, split: str) -> bool:
+    return (isinstance(hook, dict) and str(hook.get('type')).endswith('ValidationLossHook')
+            and hook.get('split', 'val') == split)
 
 
 def _precision(cfg: Config, split: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ from backbones.data.classes import check_same_classes
 from backbones.evaluation.fast import choose_precision, make_fast
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import merges_masks, needs_labels_only, spare_masks
+from backbones.evaluation.tiles import Tiles, use_tiles
 from backbones.preflight.model import check_classes, check_evaluator
 from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
 from backbones.training.hardening import harden_reading
+from backbones.training.progress import progress_shown
 from backbones.weights.whole_model import load_model_checkpoint
 
 if TYPE_CHECKING:
@@ -40,6 +43,9 @@ def run_test(
     precision: str | None = None,
     compiled: bool = False,
     details: DetailOptions | None = None,
+    tiles: Tiles | None = None,
+    loss: bool = False,
+    plain: bool = False,
 ) -> dict[str, float]:
     """Evaluate `checkpoint` with `config`; `metrics.json` in the work folder holds numbers and protocol.
 
@@ -57,6 +63,9 @@ def run_test(
             made fast: `backbones.evaluation.fast`.
         compiled: compile the dense parts of the model, once for every size of a batch.
         details: write the folder `evaluation/` and print tables, too: `backbones.evaluation.details`.
+        tiles: large pictures are looked at in tiles; a segmenter slides its window.
+        loss: measure the losses of the test split, too: `backbones.evaluation.validation_loss`.
+        plain: no bar in a terminal.
 
     Returns:
         The metrics by name, as the config's evaluator gives them.
@@ -64,6 +73,8 @@ def run_test(
     Raises:
         ValueError: anything that can be known wrong before the first image.
     """
+    if tta and tiles:
+        raise ValueError('--tile and --tta do not go together; leave one of them out')
     cfg = load_config(config, options, work_dir)
     cfg.launcher = launcher
     check_config(cfg)
@@ -76,27 +87,54 @@ def run_test(
     _check_places(cfg, out, show_dir)
     harden_reading(cfg, ('test',))
     labels_only = is_segmenter(cfg) and not tta and needs_labels_only(cfg, 'test')
+    complete = copy.deepcopy(cfg)  # before anything that a prediction does without is left out
     notes += spare_masks(cfg, 'test', draws=bool(show_dir)) if not tta or merges_masks(cfg) else []
     if tta:
         use_tta(cfg)
-    if out or show_dir:
-        hooks = cfg.get('custom_hooks') or []
-        cfg.custom_hooks = [*hooks, dict(type='backbones.PredictionFileHook', out_file=out, show_dir=show_dir)]
+    _add_options(cfg, tiles, loss, out, show_dir)
     runner = build_runner(cfg, splits=('test',))
-    model = _load(runner, checkpoint, tta)
+    model = _load(runner, checkpoint, tta or bool(tiles and not is_segmenter(cfg)))
     if labels_only:
         spare_scores(model)
+    if loss:
+        _measure(runner, complete)
     make_fast(model, precision, compiled)
     for note in [*notes, *([f'the model computes in {precision}'] if precision else [])]:
         runner.logger.info(note)
+    return _evaluate(runner, checkpoint, details, tta, out, plain)
+
+
+def _evaluate(
+    runner: Runner, checkpoint: str, details: DetailOptions | None, tta: bool, out: str | None, plain: bool
+) -> dict[str, float]:
+    """Run the test; with `details`, keep what it predicts and look at that afterwards."""
     if details is None:
-        return runner.test()
+        with progress_shown(runner, plain):
+            return runner.test()
     from backbones.evaluation.details import Details
 
     kept = Details(runner, str(checkpoint), details, tta, out)
-    metrics = runner.test()
+    with progress_shown(runner, plain):
+        metrics = runner.test()
     kept.write(metrics)
     return metrics
+
+
+def _add_options(cfg: Config, tiles: Tiles | None, loss: bool, out: str | None, show_dir: str | None) -> None:
+    """Put what was asked for into the config, in place."""
+    if tiles:
+        from backbones.evaluation import tiles_model  # noqa: F401, registers the model and the step of the pipeline
+
+        use_tiles(cfg, tiles, cfg.test_dataloader.get('batch_size') or 1)
+    hooks = list(cfg.get('custom_hooks') or [])
+    if loss:
+        from backbones.evaluation import validation_loss  # noqa: F401, registers the hook
+
+        hooks.append(dict(type='backbones.ValidationLossHook', split='test'))
+    if out or show_dir:
+        hooks.append(dict(type='backbones.PredictionFileHook', out_file=out, show_dir=show_dir))
+    if hooks:
+        cfg.custom_hooks = hooks
 
 
 def _check_places(cfg: Config, out: str | None, show_dir: str | None) -> None:
@@ -109,10 +147,10 @@ def _check_places(cfg: Config, out: str | None, show_dir: str | None) -> None:
             raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
 
 
-def _load(runner: Runner, checkpoint: str, tta: bool) -> nn.Module:
+def _load(runner: Runner, checkpoint: str, wrapped: bool) -> nn.Module:
     """Hold model and data against each other, fill the model, and give it without what is around it."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    model = model.module if tta else model
+    model = model.module if wrapped else model
     classes = tuple(runner.test_loop.dataloader.dataset.metainfo['classes'])
     check_classes(model, classes, 'the test data set')
     check_evaluator(runner.test_loop)
@@ -121,6 +159,17 @@ def _load(runner: Runner, checkpoint: str, tta: bool) -> nn.Module:
         check_same_classes(**{f'checkpoint {checkpoint}': trained_on, 'the test data set': classes})
     runner._has_loaded = True  # loaded by our own strict reader; MMEngine's would accept another model's file
     return model
+
+
+def _measure(runner: Runner, cfg: Config) -> None:
+    """Let the hook of `loss` measure, while the weights are as they were trained."""
+    from backbones.evaluation.protocol import LOSS
+    from backbones.evaluation.validation_loss import ValidationLossHook, loss_data
+
+    hook = next(hook for hook in runner.hooks if isinstance(hook, ValidationLossHook) and hook.split == 'test')
+    hook.data = loss_data(cfg, 'test')  # of the config before anything was left out of it
+    found = hook.measure(runner)
+    runner.logger.info(f'losses of the test split ({LOSS}): ' + ', '.join(f'{k} {v:.4f}' for k, v in found.items()))
 
 
 def use_tta(cfg: Config) -> None:
