@@ -93,7 +93,9 @@ def _contact_sheet(work: Path, images: list[Path], zoom: int = 3, gap: int = 8) 
     rows = []
     for image in images:
         overlays = [work / task / 'predictions' / 'overlays' / f'{image.stem}.png' for task in RUNS]
-        rows.append([Image.open(path).convert('RGB') for path in (image, *overlays)])
+        row = [Image.open(path).convert('RGB') for path in (image, *overlays)]
+        width, height = row[0].size
+        rows.append([one.crop((0, 0, one.width, round(one.width * height / width))) for one in row])  # no legends
     width, height = (zoom * side for side in rows[0][0].size)
     sheet = Image.new('RGB', (len(rows) * (width + gap) - gap, len(rows[0]) * (height + gap) - gap), 'white')
     for column, row in enumerate(rows):

@@ -105,8 +105,10 @@ class Canvas:
     def box(self, corners: Box, line: Line) -> None:
         """Draw the box of left, top, right, bottom in pixels of the drawing."""
         left, top, right, bottom = corners
-        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
-        self.outline(points.round() if line.halo == 0 else points, line)
+        if not (line.halo or line.dashes or line.double):  # sharp: along rows and columns nothing is to be smoothed
+            _frame(self.pixels, [round(value) for value in corners], line)
+            return
+        self.outline(np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), line)
 
     def outline(self, points: np.ndarray, line: Line) -> None:
         """Draw the closed outline through `points` (n, 2), in pixels of the drawing, over a dark one."""
@@ -181,6 +183,18 @@ class Canvas:
     def _polyline(self, points: np.ndarray, colour: Colour, width: int) -> None:
         fixed = (points * (1 << _SHIFT)).round().astype(np.int32)[:, None]
         cv2.polylines(self.pixels, [fixed], False, colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def _frame(pixels: np.ndarray, corners: Sequence[int], line: Line) -> None:
+    """Draw a box's sides of exactly the line's width; OpenCV's of width 2 have 3 pixels."""
+    before, after = line.width // 2, line.width - line.width // 2
+    left, top, right, bottom = corners
+    columns = slice(max(left - before, 0), right + after)
+    rows = slice(max(top - before, 0), bottom + after)
+    for at in (top, bottom):
+        pixels[max(at - before, 0):max(at + after, 0), columns] = line.colour
+    for at in (left, right):
+        pixels[rows, max(at - before, 0):max(at + after, 0)] = line.colour
 
 
 def mixed(pixels: np.ndarray, inside: np.ndarray, colour: Colour, strength: float) -> None:

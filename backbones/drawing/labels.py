@@ -7,16 +7,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .canvas import Canvas
 from .styles import DARK, Colour
-from .texts import PAD, TEXT, draw_plate, fitted, place_text, plate_height
+from .texts import PAD, TEXT, fitted, place_text, plate, plate_height
 
 OVER = 0.6  # strength of the class colours over the photograph
 HATCH = 8  # pixels between the lines over what is ignored
 LEAST_NAMED = 0.015  # of the picture: smaller regions have their name in the legend only
-COARSE = 192  # pixels of the longer side at which the middle of a region is looked for
+COARSE = 128  # pixels of the longer side at which the middle of a region is looked for
 GAP = 4  # pixels between the entries of a legend
 LEGEND_LINES = 3
 NARROWEST = 16  # letters: a legend below a narrower picture is this wide
@@ -138,7 +138,6 @@ def with_legend(
         x += wide + GAP
     whole = Image.new('RGB', (width, image.height + (line + 1) * (high + GAP)), (255, 255, 255))
     whole.paste(image, (0, 0))
-    pen = ImageDraw.Draw(whole)
     for x, line, text, colour, wide in placed:
-        draw_plate(pen, (x, image.height + GAP + line * (high + GAP)), text, wide, colour, letters)
+        whole.paste(plate(text, wide, tuple(colour), letters), (x, image.height + GAP + line * (high + GAP)))
     return whole

@@ -21,7 +21,7 @@ def cut_out(mask: Any, size: tuple[int, int]) -> tuple[int, int, np.ndarray] | N
     Raises:
         ValueError: it is of another size.
     """
-    given = tuple(mask['size'] if isinstance(mask, dict) else mask.shape)
+    given = mask_size(mask)
     if given != tuple(size):
         raise ValueError(
             f'a mask of {" x ".join(map(str, given))} pixels cannot be drawn over a picture of {size[0]} x {size[1]}; '
@@ -32,6 +32,11 @@ def cut_out(mask: Any, size: tuple[int, int]) -> tuple[int, int, np.ndarray] | N
     bitmap = bitmap.view(np.uint8) if bitmap.dtype == bool else (bitmap != 0).view(np.uint8)
     left, top, width, height = cv2.boundingRect(bitmap)
     return (left, top, bitmap[top:top + height, left:left + width]) if width else None
+
+
+def mask_size(mask: Any) -> tuple[int, ...]:
+    """Height and width of a mask of any form."""
+    return tuple(mask['size'] if isinstance(mask, dict) else mask.shape)
 
 
 def _decoded(counts: np.ndarray, height: int, width: int) -> tuple[int, int, np.ndarray] | None:

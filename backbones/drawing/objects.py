@@ -19,7 +19,7 @@ from .texts import written
 
 OPACITY = 0.45  # of masks
 PLATES = 0.3  # of the picture that plates may hide
-OUTLINE, FRAME = 800, 400  # the lines around masks and of boxes are this part of the longer side, at least a pixel
+OUTLINE, FRAME = 800, 320  # the lines around masks and of boxes are this part of the longer side, at least a pixel
 LETTERS, PER_LETTER = 12, 90  # likewise the letters, at least 12 pixels
 
 
@@ -31,7 +31,7 @@ class Objects:
         boxes: (n, 4) x1 y1 x2 y2.
         labels: (n,).
         scores: (n,), or None for true objects.
-        masks: n bitmaps (H, W) or run lengths, or none.
+        masks: n bitmaps (H, W) or run lengths, those of the first objects, or none.
     """
 
     boxes: np.ndarray
@@ -97,7 +97,7 @@ def _marks(objects: Objects, classes: Sequence[str], colours: Sequence[Colour], 
             text = f'{text[:34]} {objects.scores[place]:.2f}'
         marks.append(Mark(
             (left, top, right - left, bottom - top), Line(colour, (), outline, halo=0), text,
-            objects.masks[place] if len(objects.masks) else None, int(ranks[place]), OPACITY,
+            objects.masks[place] if place < len(objects.masks) else None, int(ranks[place]), OPACITY,
             Line(colour, (), frame, halo=0)))
     return marks
 

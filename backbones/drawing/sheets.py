@@ -41,10 +41,10 @@ def draw_sheet(
         classes: names of the labels.
         palette: their colours; None, or what is none: our own.
         size: width and height of each drawing; None: `drawn_size`.
-        names: write those of classes into their regions, too.
+        names: of a label map, write those of classes into their regions, and a legend.
     """
     size = size or drawn_size(*image.shape[:2])
-    colours, entries, panels = chosen_colours(palette, len(classes)), [], {}
+    colours, panels = chosen_colours(palette, len(classes)), {}
     maps = {title: known_labels(what, len(classes)) for title, what in drawn.items() if not isinstance(what, Objects)}
     for title, what in drawn.items():
         if title in maps:
@@ -56,7 +56,7 @@ def draw_sheet(
     sheet = beside(panels, letters_of(size))
     pixels = sum((shares_of(one, len(classes)) for one in maps.values()), np.zeros(len(classes) + 1, np.int64))[:-1]
     entries = [(classes[n], colours[n]) for n in np.argsort(-pixels, kind='stable') if pixels[n]]
-    if not entries:
+    if not entries or not names:
         return sheet
     return with_legend(sheet, entries, max(3, sheet.height // (2 * letters_of(size))), letters_of(size))
 

@@ -55,13 +55,12 @@ def plate_height(size: int = TEXT) -> int:
     return size + 2 * PAD + 1
 
 
-def draw_plate(
-    pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, wide: int, colour: Colour, size: int
-) -> None:
-    """Draw a plate with its upper left `corner` there, and its text."""
-    x, y = corner
-    pen.rectangle((x, y, x + wide - 1, y + plate_height(size) - 1), fill=colour)
-    pen.text((x + PAD, y), text, fill=ink(colour), font=font(size))
+@functools.lru_cache(maxsize=256)
+def plate(text: str, wide: int, colour: Colour, size: int) -> Image.Image:
+    """A plate with its text; the names of classes are the same in each picture."""
+    image = Image.new('RGB', (wide, plate_height(size)), colour)
+    ImageDraw.Draw(image).text((PAD, 0), text, fill=ink(colour), font=font(size))
+    return image
 
 
 def place_text(
@@ -87,13 +86,15 @@ def place_text(
     if not must and covered[best] > HIDDEN:
         return False
     x, y = (int(value) for value in kept[best])
-    draw_plate(ImageDraw.Draw(image), (x, y), text, wide, colour, size)
+    image.paste(plate(text, wide, tuple(colour), size), (x, y))
     taken.append((x, y, x + wide, y + high))
     return True
 
 
 def _covered(places: np.ndarray, size: tuple[int, int], taken: np.ndarray) -> np.ndarray:
     """Part of a plate of `size`, at each of `places` (p, 2), that lies over the `taken` (t, 4) ones."""
+    if not len(taken):
+        return np.zeros(len(places))
     first = np.maximum(places[:, None], taken[None, :, :2])
     last = np.minimum(places[:, None] + size, taken[None, :, 2:])
     return (last - first).clip(0).prod(axis=2).sum(axis=1) / (size[0] * size[1])

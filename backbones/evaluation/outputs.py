@@ -17,6 +17,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
+from backbones.drawing.masks import mask_size
 from backbones.drawing.objects import objects_of
 from backbones.drawing.sheets import as_png, draw_sheet
 from backbones.files import write_bytes, write_json
@@ -78,11 +79,21 @@ def save_overlay(
         palette: their colours; None, or what is none: our own.
         score_threshold: objects below it are not drawn.
         draw_gt: draw the ground truth, as far as the sample holds it, beside the prediction.
+
+    Raises:
+        ValueError: there is no prediction, or the true masks are of another size than the picture.
     """
     from backbones.data.files import read_image  # needs mmcv, which the other hooks of a project can do without
 
     image = read_image(sample.img_path)
     truth, found = _drawn(sample, score_threshold)
+    if found is None:
+        raise ValueError(f'{sample.img_path}: the sample has neither pred_instances nor pred_sem_seg to draw')
+    masks = getattr(truth, 'masks', ()) if draw_gt else ()
+    if len(masks) and mask_size(masks[0]) != image.shape[:2]:
+        raise ValueError(
+            f'{sample.img_path}: the true masks have {mask_size(masks[0])} (height, width) and the picture has '
+            f'{image.shape[:2]}; load the annotations after Resize in the test pipeline')
     drawn = {'Ground truth': truth, 'Prediction': found} if draw_gt else {'': found}
     drawn = {title: what for title, what in drawn.items() if what is not None}
     write_bytes(path, as_png(draw_sheet(image, drawn, classes, palette)))
@@ -91,7 +102,8 @@ def save_overlay(
 def _drawn(sample: BaseDataElement, threshold: float) -> tuple[Any, Any]:
     """What there is (None where the sample does not hold it) and what was predicted, as `draw_sheet` takes them."""
     if 'pred_instances' in sample:
-        truth = objects_of(sample.gt_instances) if 'gt_instances' in sample else None
+        given = sample.get('gt_instances')  # empty where the picture has no annotations
+        truth = objects_of(given) if given is not None and 'bboxes' in given and 'labels' in given else None
         return truth, objects_of(sample.pred_instances, threshold)
     maps = [sample.get(name) for name in ('gt_sem_seg', 'pred_sem_seg')]
     truth, found = (None if one is None else one.data.squeeze(0).cpu().numpy() for one in maps)  # (H, W)

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from PIL import Image, ImageDraw, ImageFont
 
 from backbones.data.palette import make_palette
+from backbones.drawing.styles import ink
 
 from .undisturbed import bare, collated, shortened, shuffled, training_sample, undisturbed
 from .worst_case import is_segmenter
@@ -194,7 +195,7 @@ def _tag(
     x, y = (free or kept)[0]
     taken.append((x, y, x + w, y + h))
     draw.rectangle([x, y, x + w, y + h], fill=colour, outline=(0, 0, 0))
-    draw.text((x + 3 * scale - left, y + 2 * scale - top), text, font=font, fill=_ink(colour))
+    draw.text((x + 3 * scale - left, y + 2 * scale - top), text, font=font, fill=ink(colour))
 
 
 # --- labels -----------------------------------------------------------------------------------------
@@ -251,12 +252,6 @@ def _part(share: float) -> str:
 
 def _font(scale: float) -> Any:
     return ImageFont.load_default(max(TEXT * scale, 4))
-
-
-def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever is read on `colour`."""
-    r, g, b = colour
-    return (0, 0, 0) if 0.299 * r + 0.587 * g + 0.114 * b > 140 else (255, 255, 255)
 
 
 def _failed(text: str) -> Image.Image:

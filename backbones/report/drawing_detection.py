@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .drawing_canvas import Box, Canvas, Mark
-from .drawing_styles import ASIDE, ERRORS, LOW, Colour, Line
+from backbones.drawing.canvas import Canvas, Mark
+from backbones.drawing.styles import Colour, Line
+from backbones.drawing.texts import Box
+
+from .drawing_styles import ASIDE, ERRORS, LOW
 
 SMALL = 0.2  # of the picture's side: an error that is shorter is enlarged
 AROUND = 1.5  # of its longer side is shown around it, on either side
@@ -45,6 +48,8 @@ class Seen:
 
 def card_drawings(photograph: np.ndarray, seen: Seen) -> list[tuple[str, Image.Image]]:
     """Ground truth, prediction, and an enlarged part where the worst error is small."""
+    if photograph.shape[:2] != (seen.row['height'], seen.row['width']):  # a small ground in place of a huge picture
+        seen = replace(seen, masks=False)
     left = Canvas(photograph)
     right = left.copy()
     left.draw(truth_marks(seen))
@@ -54,7 +59,7 @@ def card_drawings(photograph: np.ndarray, seen: Seen) -> list[tuple[str, Image.I
     if region is not None:
         part = Canvas(photograph, region, right.size)
         worst = seen.errors[0]
-        truth = [replace(one, filled=False, text=f'truth: {one.text}')
+        truth = [replace(one, fill=0, text=f'truth: {one.text}')
                  for one in truth_marks(seen, skip=worst.object_id if worst.kind == 'missed' else None)]
         part.draw([*truth, _error_mark(worst, seen)])
         drawings.append(('Worst error, enlarged', part.picture()))
@@ -85,14 +90,14 @@ def prediction_marks(seen: Seen) -> list[Mark]:
             marks.append(Mark(one['box'], Line(seen.colours[one['category']]), f'{name} {one["score"]:.2f}',
                               _found_mask(one['place'], seen)))
         else:
-            marks.append(Mark(one['box'], ASIDE, '', _found_mask(one['place'], seen), filled=False))
+            marks.append(Mark(one['box'], ASIDE, '', _found_mask(one['place'], seen), fill=0))
     return marks + _low_marks(seen, wrong)
 
 
 def _low_marks(seen: Seen, wrong: set[int]) -> list[Mark]:
     """Right detections below the threshold: the object is there, and at this score nothing is said of it."""
     return [Mark(one['box'], Line(seen.colours[one['category']], LOW), f'{seen.names[one["category"]]} '
-                 f'{one["score"]:.2f}', _found_mask(one['place'], seen), filled=False)
+                 f'{one["score"]:.2f}', _found_mask(one['place'], seen), fill=0)
             for one in seen.row['detections']
             if one['right'] and one['score'] < seen.threshold and one['place'] not in wrong]
 
@@ -101,7 +106,7 @@ def _error_mark(error: Any, seen: Seen, rank: int = 0) -> Mark:
     name, line = seen.names[error.category], ERRORS[error.kind]
     if error.kind == 'missed':
         return Mark(_object_box(error.object_id, seen), line, f'missed: {name}', _truth_mask(error.object_id, seen),
-                    rank=rank, filled=False)
+                    rank=rank, fill=0)
     return Mark(_found_box(error.place, seen), line, f'{error.kind}: {name} {error.score:.2f}',
                 _found_mask(error.place, seen), rank=rank)
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from backbones.data.coco_masks import check_mask, check_total, run_totals
 from backbones.data.files import shown
+from backbones.drawing.styles import class_colours
+from backbones.drawing.texts import written
 from backbones.evaluation.details import digest_of
 from backbones.missing import toolbox_needed
 
-from .drawing_canvas import written
 from .drawing_detection import Seen, card_drawings
 from .drawing_pictures import Purse, load_photograph
-from .drawing_styles import ERRORS, class_colours, muted
+from .drawing_styles import ERRORS, muted
 from .parts import Card, Gallery, Note, Part
 
 MOST = 12  # images of a kind of error, and best ones

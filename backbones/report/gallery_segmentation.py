@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from backbones.data.files import IMAGE_SUFFIXES, shown
+from backbones.drawing.styles import Colour, class_colours, usable_palette
+from backbones.drawing.texts import written
 from backbones.missing import toolbox_needed
 
-from .drawing_canvas import written
 from .drawing_pictures import Purse, load_photograph
 from .drawing_segmentation import card_drawings
-from .drawing_styles import Colour, class_colours, usable_palette
 from .gallery_detection import NoGalleryError, located
 from .parts import Card, Gallery, Note, Part
 

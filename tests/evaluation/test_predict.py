@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,20 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from mmengine.registry import VISUALIZERS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 
 from backbones.config import load_config
 from backbones.detection.mask_paste import as_rles
+from backbones.drawing.sheets import GAP, LARGEST_DRAWN, drawn_size
 from backbones.evaluation import outputs, predict
 
 CONFIG = ROOT / 'configs/small/mask-rcnn_convnext_demo.py'
@@ -109,13 +114,9 @@ def test_run_lengths_have_no_such_bound(pictures, model, monkeypatch):
     assert predicted(pictures)[0] == (2, 0)
 
 
-def drawn(sample: DetDataSample, path: Path) -> np.ndarray:
+def drawn(sample: DetDataSample, path: Path, **options: object) -> np.ndarray:
     """The overlay of a sample whose picture is NOISE."""
-    init_default_scope('mmdet')
-    visualizer = VISUALIZERS.build(dict(type='DetLocalVisualizer', name=f'{path} {id(sample)}'))
-    visualizer.dataset_meta = dict(classes=('a',), palette=[(255, 0, 0)])
-    np.random.seed(0)  # mmdet draws a shade for each mask
-    outputs.save_overlay(visualizer, sample, path)
+    outputs.save_overlay(sample, path, ('a',), [(255, 0, 0)], **options)
     return np.array(Image.open(path))
 
 
@@ -140,15 +141,81 @@ def test_a_picture_without_objects_is_drawn(pictures, masks):
     assert drawn(sample_of(pictures, masks, number=0), pictures / 'out.png').shape == (30 * 13, 40 * 13, 3)
 
 
-def test_too_many_large_masks_are_drawn_over_a_smaller_picture(pictures, monkeypatch):
-    monkeypatch.setattr(outputs, 'MOST_DRAWN', 30 * 40 // 4)
-    monkeypatch.setattr(outputs, 'SMALLEST_DRAWN', 1)
-    masks = torch.zeros(1, 30, 40, dtype=torch.bool)
-    masks[:, 4:24, 4:20] = True
-    sample = sample_of(pictures, as_rles(masks), number=1)
-    assert drawn(sample, pictures / 'out.png').shape == (15, 20, 3)
-    assert outputs._drawn_at(sample, 2, 1).pred_instances.bboxes.tolist() == [[2, 2, 10, 12]]
-    assert outputs._drawn_at(sample, 2, 1).pred_instances.masks[0, 2:12, 2:10].sum() == masks.sum() / 4
+def test_many_large_masks_are_drawn_one_at_a_time(pictures):
+    side, number = 1500, 40  # 90 MB of bitmaps
+    Image.new('RGB', (side, side)).save(pictures / 'in/a.png')
+    full = coco_mask.encode(np.ones((side, side), np.uint8, order='F'))
+    sample = sample_of(pictures, [], number=0)
+    sample.pred_instances = InstanceData(
+        bboxes=torch.tensor([[0.0, 0, side, side]]).repeat(number, 1), labels=torch.zeros(number, dtype=torch.long),
+        scores=torch.full((number,), 0.9), masks=[full] * number)
+    tracemalloc.start()
+    image = drawn(sample, pictures / 'out.png')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert image.shape == (side, side, 3) and peak < 12 * 3 * side * side  # some pictures of 7 MB
+
+
+def test_objects_at_or_below_the_score_are_not_drawn(pictures):
+    masks = torch.ones(2, 30, 40, dtype=torch.bool)
+    shown = [drawn(sample_of(pictures, masks), pictures / 'out.png', score_threshold=score)
+             for score in (0.05, 0.5, 0.9)]
+    plain = drawn(sample_of(pictures, [], number=0), pictures / 'out.png')
+    assert not np.array_equal(shown[0], shown[1]) and np.array_equal(shown[2], plain)
+
+
+def test_the_same_prediction_is_the_same_file(pictures):
+    masks = torch.ones(2, 30, 40, dtype=torch.bool)
+    files = []
+    for seed in (0, 1):
+        np.random.seed(seed)
+        drawn(sample_of(pictures, masks), pictures / 'out.png')
+        files.append((pictures / 'out.png').read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize('annotated', [True, False])
+def test_ground_truth_is_beside_the_prediction_at_the_same_scale(pictures, annotated):
+    sample = sample_of(pictures, [], number=0)
+    sample.gt_instances = InstanceData(
+        bboxes=HorizontalBoxes([[10.0, 10, 30, 20]]), labels=torch.tensor([0])) if annotated else InstanceData()
+    sheet = drawn(sample, pictures / 'out.png', draw_gt=True)
+    zoom, above = 13, 20
+    assert sheet.shape == (30 * zoom + above, (2 * 40 * zoom + GAP) if annotated else 40 * zoom, 3)
+    if annotated:
+        left, right = sheet[above:, :40 * zoom], sheet[above:, 40 * zoom + GAP:]
+        assert tuple(left[20 * zoom, 20 * zoom]) == (255, 0, 0) and tuple(left[15 * zoom, 10 * zoom]) == (255, 0, 0)
+        changed = (left != right).any(axis=2)
+        assert not changed[21 * zoom:].any() and changed[:21 * zoom].any()
+
+
+@pytest.mark.parametrize('masks', ['bitmaps', 'polygons'])
+def test_masks_of_the_ground_truth_are_drawn_in_any_form(pictures, masks):
+    bitmap = np.zeros((1, 30, 40), np.uint8)
+    bitmap[0, 10:20, 10:30] = 1
+    polygon = np.array([10.0, 10, 30, 10, 30, 20, 10, 20])
+    sample = sample_of(pictures, [], number=0)
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[10.0, 10, 30, 20]]), labels=torch.tensor([0]),
+        masks=BitmapMasks(bitmap, 30, 40) if masks == 'bitmaps' else PolygonMasks([[polygon]], 30, 40))
+    sheet = drawn(sample, pictures / 'out.png', draw_gt=True)[20:]
+    left, right = sheet[:, :520].astype(float), sheet[:, 520 + GAP:].astype(float)
+    inside = np.s_[14 * 13:16 * 13, 14 * 13:26 * 13]
+    assert np.abs(left[inside] - (0.55 * right[inside] + 0.45 * np.array([255, 0, 0]))).max() <= 1
+
+
+def test_true_masks_of_the_size_after_resize_are_told_of(pictures):
+    sample = sample_of(pictures, [], number=0)
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[1.0, 1, 3, 2]]), labels=torch.tensor([0]),
+        masks=BitmapMasks(np.ones((1, 60, 80)), 60, 80))
+    with pytest.raises(ValueError, match=r'true masks have \(60, 80\).*after Resize in the test pipeline'):
+        drawn(sample, pictures / 'out.png', draw_gt=True)
+
+
+def test_a_sample_without_a_prediction_is_told_of(pictures):
+    with pytest.raises(ValueError, match='neither pred_instances nor pred_sem_seg'):
+        drawn(DetDataSample(metainfo=dict(img_path=str(pictures / 'in/a.png'))), pictures / 'out.png')
 
 
 @pytest.mark.parametrize('config, largest', [
@@ -170,11 +237,11 @@ def test_a_detector_without_masks_has_no_such_bound():
 @pytest.mark.parametrize('size, zoom', [
     ((2, 600), 3), ((600, 2), 3), ((1, 1), 384), ((1, 5000), 1), ((100, 100), 4), ((384, 9000), 1), ((383, 500), 2)])
 def test_a_small_picture_is_enlarged_within_2048_pixels(size, zoom):
-    assert outputs._zoom(*size) == zoom
+    assert drawn_size(*size) == (zoom * size[1], zoom * size[0])
 
 
 def test_the_overlay_of_a_strip_is_drawn_at_a_bounded_size(tmp_path, pictures, model):
     Image.fromarray(NOISE[:2].repeat(15, 1)).save(pictures / 'in/m.png')  # 600 x 2
     assert predicted(pictures)[0] == (3, 0)
     with Image.open(pictures / 'out/overlays/m.png') as drawn:
-        assert max(drawn.size) <= outputs.LARGEST_DRAWN
+        assert max(drawn.size) <= LARGEST_DRAWN

@@ -17,9 +17,9 @@ pytest.importorskip('mmseg')
 
 from backbones.analysis.segmentation_files import read_label_predictions
 from backbones.data.label_maps import LabelMapDataset
+from backbones.drawing.styles import class_colours
 from backbones.evaluation.details import write_details
 from backbones.evaluation.details_segmentation import analyse_labels
-from backbones.report.drawing_styles import class_colours
 from backbones.report.gallery import gallery_parts
 from backbones.report.parts import Card, Gallery, Note
 

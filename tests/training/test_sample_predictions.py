@@ -15,7 +15,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from resume_helpers import toy_runner
 
-from backbones.training.sample_pictures import GAP, TITLE, Objects, predicted_objects, side_by_side
+from backbones.drawing.objects import Objects
+from backbones.drawing.sheets import GAP
+from backbones.training.sample_pictures import TITLE, predicted_objects, side_by_side
 from backbones.training.sample_predictions import SamplePredictionsHook, drawn_sample, wanted_places
 
 CLASSES, PALETTE = ('cat', 'Hündchen', '犬'), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
