@@ -18,6 +18,8 @@ import numpy as np
 from .bootstrap import REPLICATES, Replicates, bootstrap
 from .detection_matches import Matches, grouped
 
+STEPS = 100  # of a curve over the thresholds, and 1
+DIGITS = 5  # of its numbers, which are drawn
 SCORE = 0.3  # what mmdet's DetVisualizationHook shows from, and a usual choice in use
 
 
@@ -56,6 +58,7 @@ class OperatingPoints:
         mean: of precision, recall and F1, the mean over the classes where each is defined (macro average).
         classes: by class, in the order of the category ids.
         names: of the classes.
+        curve: `precision`, `recall` and `f1` of all detections together at the thresholds 0, 0.01 ... 1 (`score`).
     """
 
     iou: float
@@ -64,6 +67,7 @@ class OperatingPoints:
     mean: dict[str, float | None]
     classes: list[Point]
     names: tuple[str, ...]
+    curve: dict[str, list[float | None]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,7 +94,23 @@ def operating_points(matches: Matches, *, score: float = SCORE, iou: float = 0.5
     for name in ('precision', 'recall', 'f1'):
         known = [value for point in classes if (value := getattr(point, name)) is not None]
         mean[name] = float(np.mean(known)) if known else None
-    return OperatingPoints(iou, score, overall, mean, classes, matches.overlaps.names)
+    curve = _curve(right[counts], found.score[counts], len(objects))
+    return OperatingPoints(iou, score, overall, mean, classes, matches.overlaps.names, curve)
+
+
+def _curve(right: np.ndarray, scores: np.ndarray, objects: int) -> dict[str, list[float | None]]:
+    """What `Point` says, at many thresholds."""
+    order = np.argsort(scores, kind='stable')
+    thresholds = np.arange(STEPS + 1) / STEPS
+    below = np.searchsorted(scores[order], thresholds, side='left')  # that do not count
+    detected = len(scores) - below
+    hits = np.append(np.cumsum(right[order][::-1])[::-1], 0)[below]
+    parts = dict(precision=(hits, detected), recall=(hits, np.full_like(hits, objects)),
+                 f1=(2 * hits, detected + objects))
+    return dict(score=thresholds.tolist()) | {
+        name: [round(some / every, DIGITS) if every else None for some, every in zip(*map(np.ndarray.tolist, part),
+                                                                                     strict=True)]
+        for name, part in parts.items()}
 
 
 def _counted(matches: Matches, iou: float, score: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

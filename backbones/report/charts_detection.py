@@ -28,7 +28,6 @@ from .charts_figures import (
     in_template,
     left_out,
     plotted,
-    protocol_rows,
     resampled,
     rows_axis,
     rows_height,
@@ -63,10 +62,9 @@ def detection_headlines(details: Mapping[str, Any]) -> list[Headline]:
 def overview_section(details: Mapping[str, Any], kind: str) -> Section:
     """Protocol, all averages, the curve over all classes, AP by size and by number of detections."""
     part = details[kind]
-    parts: list[Part] = [_protocol(details, part)]
-    parts += [Note(remark, 'warning') for remark in details.get('remarks') or ()]
+    parts: list[Part] = [_protocol(part)]
     parts.append(_numbers(part, kind))
-    made = _curve(part, kind), _sizes(part, kind), _limits(part, kind)
+    made = _curve(part, kind), _thresholds(part, kind), _sizes(part, kind), _limits(part, kind)
     return Section(kind, TITLES[kind], parts + [one for one in made if one is not None])
 
 
@@ -79,7 +77,7 @@ def classes_section(details: Mapping[str, Any], kind: str) -> Section:
             ('Intervals', resampled(part['intervals']['AP']))]
     made = (worst_class(*_of_classes(part)), _class_bars(part, kind), _class_points(part, kind),
             _class_curves(part, kind), _class_table(part, kind))
-    return Section(f'{kind}-classes', title, [facts(rows), *(one for one in made if one is not None)])
+    return Section(f'{kind}-classes', title, [facts(rows, folded=True), *(one for one in made if one is not None)])
 
 
 def _of_classes(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[tuple[str, Mapping[str, Any], str]]]:
@@ -100,18 +98,13 @@ def _threshold(part: Mapping[str, Any]) -> str:
     return f'at score {points["score"]:.3f} ({by}), IoU {points["iou"]:g}'
 
 
-def _protocol(details: Mapping[str, Any], part: Mapping[str, Any]) -> Any:
-    protocol, run = part['protocol'], details.get('protocol') or {}
+def _protocol(part: Mapping[str, Any]) -> Part:
+    protocol = part['protocol']
     ious = protocol.get('iou_thresholds') or []
     rows = [('Scorer', protocol.get('scorer', NOT_KNOWN)),
             ('IoU of AP', f'{ious[0]:.2f} to {ious[-1]:.2f}, {len(ious)} thresholds' if ious else NOT_KNOWN),
             ('Detections counted', f'the best {protocol.get("max_detections", NOT_KNOWN)} of an image and class'),
-            ('Precision, recall and F1', _threshold(part)), *protocol_rows(details)]
-    if 'max_per_image' in run:
-        nms = run.get('nms') or {}
-        limit = f', {nms.get("type")} at IoU {nms["iou_threshold"]:g}' if nms.get('iou_threshold') is not None else ''
-        rows.append(('The model gives', f'scores from {run.get("score_threshold", 0):g}{limit}, '
-                                        f'{run["max_per_image"]} of an image'))
+            ('Precision, recall and F1', _threshold(part))]
     return facts([*rows, ('Intervals', resampled(part['intervals']['AP']))])
 
 
@@ -165,6 +158,28 @@ def _curve(part: Mapping[str, Any], kind: str) -> Chart | Note:
     axes = dict(range=[0, 1.02], dtick=0.2)
     plot = figure(data, axes | dict(title='Recall'), axes | dict(title='Precision'))
     return Chart(f'chart-{kind}-curve', 'Precision and recall', plot, caption, table, 380)
+
+
+def _thresholds(part: Mapping[str, Any], kind: str) -> Chart | None:
+    """Precision, recall and F1 by score threshold; None of an evaluation that has no such curve."""
+    points = part['points']
+    curve = points.get('curve')
+    if not curve or all(value is None for value in curve['f1']):
+        return None
+    data = [dict(type='scatter', mode='lines', name=title, x=curve['score'], y=curve[name],
+                 line=dict(color=color, dash=dash, width=2.5),
+                 hovertemplate=f'{title} %{{y:.3f}} from score %{{x:.2f}}<extra></extra>')
+            for (name, title), color, dash in zip(AT_POINT.items(), (GREEN, PURPLE, BLUE), DASHES, strict=False)]
+    line = dict(type='line', x0=points['score'], x1=points['score'], y0=0, y1=1, yref='paper',
+                line=dict(color='#808080', width=1, dash='dot'))
+    table = Table('By score threshold', ['Score from', *AT_POINT.values()],
+                  [[curve['score'][n], *(curve[name][n] for name in AT_POINT)] for n in range(0, 101, 5)],
+                  ['.2f', *['.3f'] * len(AT_POINT)], shown=21)
+    axes = dict(range=[0, 1.02], dtick=0.2, fixedrange=True)
+    plot = figure(data, axes | dict(title='Score threshold'), axes, shapes=[line], hovermode='x unified')
+    caption = (f'All detections together, whatever their class, at IoU {points["iou"]:g}. The dotted line is the '
+               f'threshold of the other numbers, {points["score"]:.3f}.')
+    return Chart(f'chart-{kind}-thresholds', 'Precision, recall and F1 by score threshold', plot, caption, table, 380)
 
 
 def _sizes(part: Mapping[str, Any], kind: str) -> Chart | None:

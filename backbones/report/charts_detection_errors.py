@@ -47,7 +47,7 @@ def errors_section(details: Mapping[str, Any], kind: str) -> Section:
             ('Kinds of error', 'TIDE (arXiv 2008.08115), of the best 100 detections of an image, all scores'),
             ('Confusions', f'detections from score {confusion["score"]:.3f} on, IoU {confusion["iou"]:g}'),
             ('Counted by', part['protocol'].get('scorer', NOT_KNOWN))]
-    parts: list[Part] = [facts(rows)]
+    parts: list[Part] = [facts(rows, folded=True)]
     if errors['ap'] is None:
         parts.append(Note('No class has an object, so errors have no cost in AP.'))
     else:

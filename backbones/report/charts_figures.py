@@ -235,29 +235,9 @@ def left_out(
 # --- how it was counted ------------------------------------------------------------------------------
 
 
-def protocol_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the model was run."""
-    protocol, data = details.get('protocol') or {}, details.get('data') or {}
-    views = ['x'.join(map(str, one)) if isinstance(one, list | tuple) else str(one)
-             for one in protocol.get('scale') or [] if one is not None]
-    kept = ', ratio of the image kept' if protocol.get('keep_ratio') else ''
-    rows = [('Images', f'{data.get("images", 0):,}'),
-            ('Input size', f'{", ".join(views)}{kept}' if views else 'as the image is')]
-    if protocol.get('mode'):
-        crop, stride = (
-            'x'.join(map(str, value)) if isinstance(value := protocol.get(name), list | tuple) else str(value)
-            for name in ('crop_size', 'stride'))
-        slides = protocol['mode'] == 'slide'
-        rows.append(('Windows', f'sliding, {crop}, stride {stride}' if slides else f'{protocol["mode"]} image'))
-    rows += [('Flip', 'yes' if protocol.get('flip') else 'no'),
-             ('Test-time augmentation', 'yes' if protocol.get('tta') else 'no'),
-             ('Computed in', str(protocol.get('precision', NOT_KNOWN)))]
-    return rows
-
-
-def facts(rows: Iterable[tuple[str, str]], title: str = 'How it was counted') -> Facts:
-    """Facts of texts."""
-    return Facts([(name, str(value)) for name, value in rows], title)
+def facts(rows: Iterable[tuple[str, str]], folded: bool = False) -> Facts:
+    """How a chapter's numbers were counted; how the model was run stands in the summary."""
+    return Facts([(name, str(value)) for name, value in rows], 'How it was counted', folded)
 
 
 def resampled(interval: Mapping[str, Any]) -> str:

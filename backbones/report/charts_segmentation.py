@@ -25,7 +25,6 @@ from .charts_figures import (
     figure,
     left_out,
     plotted,
-    protocol_rows,
     resampled,
     rows_axis,
     rows_height,
@@ -80,7 +79,7 @@ def _protocol(details: Mapping[str, Any]) -> Any:
     zero = protocol.get('label_0_ignored', (details.get('data') or {}).get('zero_is_ignored'))
     counted = f'the definitions of mmseg, in whole pixels{f", backbones {version}" if version else ""}'
     rows = [('Counted by', counted),
-            *protocol_rows(details), ('Pixels that count', f'{scores["pixels"]:,}'),
+            ('Pixels that count', f'{scores["pixels"]:,}'),
             ('Ignored label', f'{own.get("ignore_index", NOT_KNOWN)}{", and label 0 of the files" if zero else ""}')]
     if own.get('dilation_ratio') is not None:
         rows.append(('Boundary IoU', f'within {100 * own["dilation_ratio"]:g} % of the diagonal'))
@@ -123,8 +122,8 @@ def label_classes_section(details: Mapping[str, Any]) -> Section:
     told = [('Classes', f'{len(classes):,}'), ('Ignored label', part['protocol'].get('ignore_index', NOT_KNOWN)),
             ('Unit', 'percent, of all pixels of the class together'), ('Intervals', resampled(summary['mIoU']))]
     worst = worst_class('IoU', summary['mIoU'], rows, digits=1, whole=100)
-    made = (worst, _class_bars(part), _lost(part), _class_table(part))
-    return Section('labels-classes', 'Label maps by class', [facts(told), *(one for one in made if one is not None)])
+    made = [one for one in (worst, _class_bars(part), _lost(part), _class_table(part)) if one is not None]
+    return Section('labels-classes', 'Label maps by class', [facts(told, folded=True), *made])
 
 
 def _class_bars(part: Mapping[str, Any]) -> Chart | Note:
@@ -210,7 +209,7 @@ def label_errors_section(details: Mapping[str, Any]) -> Section:
     if limits:
         told.append(('Regions', f'connected pixels of a class, 8 neighbours; larger ones from '
                                 f'{", ".join(f"{limit:,}" for limit in limits)} pixels on'))
-    parts: list[Part] = [facts(told)]
+    parts: list[Part] = [facts(told, folded=True)]
     parts.append(first_of(lambda: confused_labels(part), lambda: missed_regions(part), lambda: rough_boundaries(part)))
     names = [one['class'] for one in part['scores']['per_class']]
     caption = ('In percent of the pixels of the class; blue is right, orange is not, deeper is more (on a scale of '

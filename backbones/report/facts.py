@@ -121,7 +121,9 @@ def _plainly(value: Any) -> str:
         sizes = value and all(isinstance(one, list | tuple) and len(one) == 2 for one in value)
         return ', '.join(' x '.join(map(str, one)) if sizes else _plainly(one) for one in value)
     if isinstance(value, Mapping):
-        return ', '.join(f'{name} {_plainly(one)}' for name, one in value.items())
+        if value.keys() == {'type', 'iou_threshold'}:  # of NMS
+            return f'{value["type"]} at IoU {_plainly(value["iou_threshold"])}'
+        return ', '.join(f'{str(name).replace("_", " ")} {_plainly(one)}' for name, one in value.items())
     return str(value)
 
 
@@ -134,7 +136,7 @@ def _state(run: Run, logs: Logs) -> Iterator[Note]:
             yield Note(f'The run still goes on (process {pid} on {host}){where}; this page shows what there is so far.')
         else:
             yield Note(f'The run was killed: its lock (process {pid} on {host}) was left behind{where}.', 'warning',
-                       'python tools/train.py CONFIG --resume'.replace('CONFIG', run.config_path()))
+                       f'python tools/train.py {run.config_path()} --work-dir {run.folder} --resume auto')
     elif run.ended is not None:
         reason = ' '.join(str(run.ended.get('reason', 'no reason was noted')).split())
         yield Note(f'The run ended before its time (exit code {run.ended.get("code", "?")}): {reason[:500]}', 'warning')
@@ -185,6 +187,8 @@ def _about_evaluation(run: Run) -> Iterator[Note]:
     for text in details.get('remarks') or ():
         yield Note(str(text), 'warning')
     images = data.get('images')
+    if unseen := _no_object(details):
+        yield Note(unseen, 'warning')
     if isinstance(images, int) and images < FEWEST:
         yield Note(f'The evaluation is of {images} image{"" if images == 1 else "s"}: of fewer than {FEWEST} there are '
                    'no intervals, and another few images may give quite other numbers.', 'warning')
@@ -194,6 +198,15 @@ def _about_evaluation(run: Run) -> Iterator[Note]:
     if isinstance(its, str) and isinstance(mine, str) and Path(its).name != Path(mine).name:
         yield Note(f'The evaluation in detail is of {Path(mine).name}, and the latest evaluation (metrics.json) of '
                    f'{Path(its).name}.', 'warning', again)
+
+
+def _no_object(details: Mapping[str, Any]) -> str:
+    """A sentence where a detector was scored against annotations without an object of its classes."""
+    metrics = (details.get('boxes') or details.get('masks') or {}).get('metrics')
+    classes = metrics.get('classes') if isinstance(metrics, Mapping) else None
+    counts = [one.get('objects') for one in classes if isinstance(one, Mapping)] if isinstance(classes, list) else []
+    return 'The annotations hold no object of these classes, so AP is not defined.' if counts and not any(
+        counts) else ''
 
 
 def _other_data(data: Mapping[str, Any], again: str) -> Iterator[Note]:

@@ -17,7 +17,7 @@ const COLOURS = {
 const isDark = () => !printing && (root.dataset.theme ? root.dataset.theme === 'dark' : darkWanted.matches);
 const drawn = new Map();
 
-function themed(layout, width) {
+function themed(layout, width, height) {
   const style = getComputedStyle(root), value = name => style.getPropertyValue(name).trim();
   const colours = printing
     ? {text: '#1b1f24', line: '#d1d9e0', ground: '#fff', faint: '#59636e'}
@@ -33,7 +33,8 @@ function themed(layout, width) {
       align: 'left', ...layout.hoverlabel},
     legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', ...layout.legend, font: {color: colours.text}}});
   if (!('width' in layout)) delete result.width;
-  if (printing) { result.width = Math.min(PRINT_WIDTH, Math.max(width, 300)); result.autosize = false; }
+  if (printing) Object.assign(result, { // without a height, plotly takes its own, and the place cuts off the axis
+    autosize: false, width: Math.min(PRINT_WIDTH, Math.max(width, 300)), height});
   for (const key of new Set([...Object.keys(result).filter(key => /^[xy]axis\d*$/.test(key)), 'xaxis', 'yaxis'])) {
     const axis = result[key] || {};
     if (typeof axis.title === 'string') axis.title = {text: axis.title};
@@ -92,7 +93,7 @@ function layoutOf(state) {
   const layout = structuredClone(state.figure.layout || {});
   if (state.controls) layout.yaxis = {...layout.yaxis, type: one('.log', state.controls).checked ? 'log' : 'linear'};
   if (state.controls) layout.showlegend = printing; // on the screen the boxes have the colours
-  return themed(layout, state.place.clientWidth || PRINT_WIDTH);
+  return themed(layout, state.place.clientWidth || PRINT_WIDTH, state.place.clientHeight || undefined);
 }
 
 function draw(place) {
@@ -142,18 +143,21 @@ showTheme();
 
 // --- printing ---
 
-let opened = [];
+let opened = [], folded = [];
 function beforePrint() {
   if (printing) return;
   printing = true;
   opened = all('details.numbers[open]');
   opened.forEach(fold => { fold.open = false; });
+  folded = all('details.facts:not([open])');
+  folded.forEach(fold => { fold.open = true; });
   plots.forEach(draw);
 }
 function afterPrint() {
   if (!printing) return;
   printing = false;
   opened.forEach(fold => { fold.open = true; });
+  folded.forEach(fold => { fold.open = false; });
   redraw();
 }
 addEventListener('beforeprint', beforePrint);

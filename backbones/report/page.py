@@ -24,14 +24,20 @@ LONG = 32  # letters of a cell that wants the whole width
 
 
 def render(page: Page) -> str:
-    """The whole file."""
-    import jinja2
+    """The whole file.
 
+    Raises:
+        ValueError: a library is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise _missing('is put together by jinja2') from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
         kind_of=kind_of, safe_json=safe_json, figure_of=figure_of, cell=cell, source=source, kinds_of=kinds_of,
-        classes_of=classes_of, is_number=is_number, is_wide=is_wide, sentence=sentence, GENERATOR=GENERATOR)
+        classes_of=classes_of, is_number=is_number, wide_places=wide_places, sentence=sentence, GENERATOR=GENERATOR)
     template = environment.from_string((HERE / 'page.html').read_text(encoding='utf-8'))
     charts = any(isinstance(part, Chart) for part in [*page.summary, *(one for s in page.sections for one in s.parts)])
     return template.render(
@@ -49,9 +55,25 @@ def plotly_js() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ValueError("the report draws its charts with plotly, which is not installed: run `make setup` in a "
-                         "checkout, or `pip install 'mmbackbones[report]'`") from error
+        raise _missing('draws its charts with plotly') from error
     return get_plotlyjs()
+
+
+def _missing(what: str) -> ValueError:
+    return ValueError(f"the report {what}, which is not installed: run `make setup` in a checkout, or "
+                      "`pip install 'mmbackbones[report]'`")
+
+
+def wide_places(parts: Sequence[Part | Code]) -> set[int]:
+    """Which parts take the whole width: those that need it, and the last of an odd number that stand in two columns."""
+    wide, beside = set(), []
+    for place, part in enumerate([*parts, Note('')]):
+        if isinstance(part, Chart | Table) and not (part.wide if isinstance(part, Chart) else is_wide(part)):
+            beside.append(place)
+            continue
+        wide |= {place, *(beside[-1:] if len(beside) % 2 else ())}
+        beside = []
+    return wide - {len(parts)}
 
 
 def kind_of(part: Part | Code) -> str:

@@ -14,10 +14,12 @@ class Facts:
     Attributes:
         rows: (name, value) in the order to show.
         title: above them; '' for none.
+        folded: only the title is seen until it is clicked, and in print.
     """
 
     rows: Sequence[tuple[str, str]]
     title: str = ''
+    folded: bool = False
 
 
 @dataclass(frozen=True)

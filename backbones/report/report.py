@@ -19,6 +19,7 @@ from .facts import environment_section, headlines, history, summary
 from .page import GENERATOR, render
 from .parts import Headline, Note, Page, Part, Section
 from .run_folder import Run, read_run
+from .samples import sample_parts
 from .training import Trained, training_section
 from .video import frames_of_video
 
@@ -156,7 +157,7 @@ def _evaluation(run: Run) -> Sequence[Section]:
 
 def _gallery(run: Run, progress: Callable[..., None]) -> Sequence[Section]:
     if run.details is None:
-        return []
+        return [Section('images', 'Images', sample_parts(run, BUDGET))]
     from .gallery import gallery_parts
 
     progress('pictures')

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import time
@@ -28,7 +29,9 @@ STAMP = re.compile(r'\d{8}_\d{6}(_\d+)?$')
 CHECKPOINT = re.compile(r'(epoch|iter)_0*(\d+)')
 NUMBER = re.compile(r'metrics(?:\.(\d+))?\.json$')
 EVALUATE = 'python tools/test.py {config} {checkpoint} --work-dir {folder} --details'
-NEEDED = {'task', 'classes', 'data', 'kinds', 'protocol'}
+NEEDED = dict(task=str, classes=list, data=dict, kinds=list, protocol=dict)  # of details.json
+WHERE_THERE = dict(remarks=list, metrics=dict, versions=dict, files=dict)
+KINDS = ('boxes', 'masks', 'labels')
 
 
 @dataclass
@@ -81,6 +84,9 @@ class Run:
     def config_path(self) -> str:
         """The path of the config, as far as it is known, to be shown in a command."""
         named = [one.get('config') for one in [self.details or {}, *(content for _, content in self.evaluations[::-1])]]
+        command = self.record.get('command')
+        if isinstance(command, list):  # python tools/train.py CONFIG ...
+            named += [word for word in command[1:] if str(word).endswith('.py') and Path(str(word)).name != 'train.py']
         return next((str(path) for path in named if isinstance(path, str) and path), 'CONFIG')
 
     def checkpoint(self) -> str:
@@ -124,6 +130,8 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f'the folder {shown(folder)} does not exist; {give}')
     if not folder.is_dir():
         raise ValueError(f'{shown(folder)} is a file; {give}')
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ValueError(f'the folder {shown(folder)} cannot be read; correct its permissions')
     if (folder / FILE).is_file() and not (folder / FOLDER).is_dir():
         raise ValueError(f'{shown(folder)} is the evaluation of a run; give its work folder, '
                          f'{shown(folder.absolute().parent)}')
@@ -212,11 +220,20 @@ def _read_details(run: Run) -> None:
         return note(f'{FOLDER}/{FILE} is damaged ({str(error)[:120]}) and is left out')
     if not isinstance(content, dict) or content.get('format') != FORMAT:
         written = content.get('format') if isinstance(content, dict) else None
-        return note(f'{FOLDER}/{FILE} is of another version of this project (format {str(written)[:40]!r}, and '
-                    f'{FORMAT} is known) and is left out')
-    if not content.keys() >= NEEDED or any(not isinstance(content.get(kind), dict) for kind in content['kinds']):
+        which = 'it names no format' if written is None else f'format {str(written)[:40]!r}'
+        return note(f'{FOLDER}/{FILE} is of another version of this project ({which}, and {FORMAT} is known) and is '
+                    'left out')
+    if not _is_whole(content):
         return note(f'{FOLDER}/{FILE} is not whole and is left out')
     run.details = content
+
+
+def _is_whole(details: Mapping[str, Any]) -> bool:
+    """Whether all is there, and of the types that it was written with."""
+    of_types = all(isinstance(details.get(name), kind) for name, kind in NEEDED.items()) and all(
+        isinstance(details[name], kind) for name, kind in WHERE_THERE.items() if name in details)
+    return of_types and bool(details['kinds']) and all(
+        kind in KINDS and isinstance(details.get(kind), dict) for kind in details['kinds'])
 
 
 # --- how it ended -------------------------------------------------------------------------------------------------

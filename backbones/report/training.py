@@ -107,7 +107,8 @@ def _chart(
             columns.append((label, curve))
             if validation and MARKED.search(name) and (best := best_of(name, curve)):
                 traces.append(_star(label, name_of(name), place, best))
-    layout = dict(xaxis=dict(title='Iteration'), yaxis=dict(title=axis, type='log' if log else 'linear'),
+    layout = dict(xaxis=dict(title='Iteration'),
+                  yaxis=dict(title=axis, type='log' if log else 'linear', exponentformat='e'),
                   hovermode='x unified', showlegend=len(traces) > 1)
     if left_out:
         caption += f' Not drawn: {", ".join(left_out[:8])}{", ..." if len(left_out) > 8 else ""}.'

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from backbones.registry import HOOKS
+from backbones.training.log_files import spare_the_run
 from backbones.training.progress import progress_shown
 from backbones.training.resuming import ResumeHook
 from backbones.training.run_folder import held_checkpoints
@@ -60,6 +61,7 @@ def logged(runner: Runner, plain: bool, named: bool) -> Iterator[None]:
         named: the run goes on from a checkpoint that the user named, maybe not the newest.
     """
     trackers = TrackersHook()
+    spare_the_run(runner.logger)
     if named:
         with contextlib.suppress(ValueError):
             trackers.newest = next(iter(held_checkpoints(Path(runner.work_dir))), None)

@@ -238,6 +238,23 @@ def test_no_threshold_has_a_higher_f1_than_the_best_one(seed: int) -> None:
             assert at.f1 == pytest.approx(best.best_f1)
 
 
+@seeds
+def test_the_curve_over_the_thresholds_has_the_points_of_each(seed: int) -> None:
+    matches = matches_of(*drawn(seed), thresholds=(0.5,), areas=('all',))
+    curve = operating_points(matches).curve
+    assert len(curve['score']) == 101
+    for place, score in enumerate(curve['score']):
+        point = operating_points(matches, score=score).overall
+        for name in ('precision', 'recall', 'f1'):
+            assert curve[name][place] == pytest.approx(getattr(point, name), abs=1e-5)
+
+
+def test_a_curve_without_detections_has_no_precision() -> None:
+    curve = operating_points(matches_of(drawn(0)[0], [])).curve
+    assert set(curve['precision']) == {None}
+    assert set(curve['recall']) == {0}
+
+
 def test_a_class_that_is_never_right_has_no_best_threshold() -> None:
     truth, entries = drawn(0)
     point = operating_points(matches_of(truth, entries)).classes[-1]

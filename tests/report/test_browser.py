@@ -251,6 +251,13 @@ def test_in_print_all_charts_are_drawn_and_folded_rows_are_there(page: Any) -> N
     assert not page.locator('nav').is_visible()
 
 
+def test_charts_that_were_never_in_view_are_printed_whole(page: Any) -> None:
+    page.emulate_media(media='print')
+    until(page, '[...document.querySelectorAll(".plot")].every(one => one.querySelector("svg.main-svg"))')
+    assert page.evaluate('[...document.querySelectorAll(".plot")].every('
+                         'one => one.querySelector("svg.main-svg").clientHeight <= one.clientHeight)')
+
+
 @pytest.mark.parametrize(('width', 'dark'), [(420, False), (420, True), (1280, True)])
 def test_nothing_is_wider_than_the_window(page: Any, width: int, dark: bool) -> None:
     page.emulate_media(color_scheme='dark' if dark else 'light')

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
 from backbones.report.config_diff import Code
-from backbones.report.page import cell, figure_of, render, safe_json, sentence
+from backbones.report.page import cell, figure_of, render, safe_json, sentence, wide_places
 from backbones.report.parts import (
     Card,
     Chart,
@@ -118,3 +119,21 @@ def test_a_filter_offers_only_kinds_that_a_card_has() -> None:
 
 def test_a_sentence_ends_with_one_full_stop() -> None:
     assert [sentence(text) for text in ('a', 'a.', 'a:')] == ['a.', 'a.', 'a:']
+
+
+@pytest.mark.parametrize(('parts', 'wide'), [
+    ([chart(), chart()], set()), ([chart()], {0}), ([chart(), chart(), chart()], {2}),
+    ([chart(wide=True), chart(), chart()], {0}), ([chart(), Note('a'), chart()], {0, 1, 2}), ([], set())])
+def test_a_chart_that_would_stand_alone_in_its_row_takes_the_whole_width(parts: list[Part], wide: set[int]) -> None:
+    assert wide_places(parts) == wide
+
+
+def test_folded_facts_show_their_title_only() -> None:
+    facts = Facts([('Scorer', 'x')], 'How it was counted', folded=True)
+    assert '<details class="facts"><summary>How it was counted</summary>' in page_of(facts)
+
+
+def test_a_missing_jinja2_is_a_sentence_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'jinja2', None)
+    with pytest.raises(ValueError, match=r"jinja2, which is not installed: .*mmbackbones\[report\]"):
+        page_of()

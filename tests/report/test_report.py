@@ -25,7 +25,7 @@ from backbones.report.comparison import compare_runs
 from backbones.report.curves import read_logs
 from backbones.report.facts import headlines
 from backbones.report.page import render
-from backbones.report.parts import Note, Page, Section
+from backbones.report.parts import Facts, Note, Page, Section
 from backbones.report.report import below_headlines, make_page, write_report
 from backbones.report.run_folder import read_run
 
@@ -190,6 +190,22 @@ def test_few_images_have_no_intervals_and_that_is_said(run: Path) -> None:
 def test_remarks_of_the_evaluation_are_shown(run: Path) -> None:
     change(run, remarks=['the classes are shifted by one'])
     assert 'the classes are shifted by one' in sentences(run)
+
+
+def test_annotations_without_an_object_are_a_warning(run: Path) -> None:
+    details = json.loads((run / 'evaluation/details.json').read_text())
+    assert 'hold no object' not in sentences(run)
+    for one in details['boxes']['metrics']['classes']:
+        one['objects'] = 0
+    change(run, boxes=details['boxes'])
+    assert 'The annotations hold no object of these classes, so AP is not defined' in sentences(run)
+
+
+def test_how_the_model_was_run_stands_in_the_summary(run: Path) -> None:
+    read = read_run(run)
+    (facts,) = [part for part in below_headlines(read, read_logs(read)) if isinstance(part, Facts)]
+    assert dict(facts.rows)['Flip'] == 'no'
+    assert dict(facts.rows)['Scorer']
 
 
 def test_an_evaluation_of_another_checkpoint_than_the_latest_is_told(run: Path) -> None:

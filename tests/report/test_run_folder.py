@@ -23,6 +23,12 @@ def texts(run: Path) -> list[str]:
     return [part.text for part in summary(read, read_logs(read)) if isinstance(part, Note)]
 
 
+def details(**changed: object) -> str:
+    """A `details.json` whose outermost names are there, with others in their place."""
+    whole = dict(format=1, task='detection', classes=[], data={}, kinds=['boxes'], protocol={}, boxes={})
+    return json.dumps(whole | changed)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A finished training."""
@@ -86,14 +92,23 @@ def test_a_damaged_metrics_file_is_a_note(run: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(('content', 'word'), [
-    ('{"format": 99}', "another version of this project (format '99', and 1 is known)"), ('[]', 'format \'None\''),
-    ('{', 'is damaged'), ('{"format": 1}', 'is not whole')])
+    ('{"format": 99}', "another version of this project (format '99', and 1 is known)"),
+    ('[]', 'another version of this project (it names no format, and 1 is known)'),
+    ('{', 'is damaged'), ('{"format": 1}', 'is not whole'), (details(kinds=None), 'is not whole'),
+    (details(kinds=[]), 'is not whole'), (details(kinds=['boxes', {}]), 'is not whole'),
+    (details(data=5), 'is not whole'), (details(remarks=5), 'is not whole'), (details(boxes=[]), 'is not whole')])
 def test_details_that_cannot_be_used_are_a_note_with_a_command(run: Path, content: str, word: str) -> None:
     (run / 'evaluation').mkdir()
     (run / 'evaluation/details.json').write_text(content)
     read = read_run(run)
     assert read.details is None
     assert any(word in note.text and '--details' in note.command for note in read.notes)
+
+
+def test_details_of_the_known_form_are_read(run: Path) -> None:
+    (run / 'evaluation').mkdir()
+    (run / 'evaluation/details.json').write_text(details())
+    assert read_run(run).details is not None
 
 
 def test_an_evaluation_that_was_ended_is_a_note(run: Path) -> None:
@@ -124,6 +139,13 @@ def test_a_lock_of_a_living_process_is_a_run_that_goes_on(run: Path) -> None:
 def test_a_lock_of_a_dead_process_is_a_killed_run(run: Path) -> None:
     lock(run, os.getpid(), 'another start')
     assert any('The run was killed' in text and 'iteration 30, epoch 3 of 3' in text for text in texts(run))
+
+
+def test_a_killed_run_is_told_how_to_go_on_with_its_own_config(run: Path) -> None:
+    lock(run, os.getpid(), 'another start')
+    read = read_run(run)
+    note = next(part for part in summary(read, read_logs(read)) if isinstance(part, Note) and 'killed' in part.text)
+    assert note.command == f'python tools/train.py own.py --work-dir {run} --resume auto'
 
 
 def test_an_early_exit_tells_its_reason(run: Path) -> None:
