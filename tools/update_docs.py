@@ -19,7 +19,6 @@ one stand in `code`.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import re
@@ -28,7 +27,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 from backbones.recipes.card import title
 from backbones.recipes.tables import overview
 
@@ -227,8 +226,26 @@ def speed() -> str:
             f'{" and ".join(parts)} as fast.')
 
 
+def tiles() -> str:
+    """docs/predict.md: ways to merge the detections of tiles."""
+    result = _read(DOCS / 'tiles.json')
+    alone = f'(the pictures one by one: {result["alone"]:.3f})'
+    names = {('mosaics', False): f'{{number}} mosaics of {result["each"]} pictures, tiles only {alone}',
+             ('mosaics', True): 'the same, and the whole',
+             ('enlarged', True): '{number} pictures enlarged twice, tiles and the whole'}
+    rows = []
+    for row in result['rows']:
+        best = max(row['ap'].values())
+        scores = [f'**{value:.3f}**' if value == best else f'{value:.3f}' for value in (
+            row['ap'][way] for way in ('nms_iou', 'nms_ios', 'greedynmm_ios', 'ours'))]
+        name = names[row['pictures'], row['whole']]
+        rows.append((name.format(number=row['number']), *scores))
+    what = f'pictures, tiles of {"x".join(map(str, result["tile"]))}, overlap {result["overlap"]:g}'
+    return _table((what, 'NMS, IoU', 'NMS, IoS', 'GREEDYNMM, IoS', 'here'), rows)
+
+
 BLOCKS = {block.__name__: block for block in (
-    configs, results, times, memory, published_memory, annotations, layouts, performance, speed)}
+    configs, results, times, memory, published_memory, annotations, layouts, performance, speed, tiles)}
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
@@ -264,7 +281,7 @@ def changed_pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--check', action='store_true', help='write nothing; exit 1 if a page is out of date')
     args = parser.parse_args()
     changed = changed_pages()  # of all pages before one is written

@@ -16,6 +16,7 @@ import cv2
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from backbones.evaluation.inputs import Picture, count_pictures, find_images, pi
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import use_run_lengths
 from backbones.evaluation.predict_files import Folder, open_out
-from backbones.evaluation.tiles import Tiles, as_dict, dataset_of, slide, tiled_pipeline
+from backbones.evaluation.tiles import Tiles, as_dict, dataset_of, remark, scales_as_tuples, slide, tiled_pipeline
 from backbones.preflight.model import check_classes
 from backbones.registry import SCOPE
 from backbones.runner import config_mistakes
@@ -79,10 +80,16 @@ class Ready:
         if data is None:
             raise ValueError(f'the picture {shown(file)} cannot be processed by the pipeline: it gives nothing')
         if self.bitmaps:
-            check_output_size(self.cfg, data['data_samples'].ori_shape[:2], len(self.classes), file)
+            check_output_size(self.cfg, self._seen(data), len(self.classes), file)
         if self.labels_only and not self.slides(data['inputs'].shape[-2:]):  # scores of the size that the network sees
             check_output_size(self.cfg, data['inputs'].shape[-2:], len(self.classes), file)
         return data
+
+    def _seen(self, data: dict) -> tuple[int, int]:
+        """Height and width of the largest view of a picture, in its own pixels."""
+        tiles = getattr(self.model, 'tiles', None)
+        size = data['data_samples'].ori_shape[:2]
+        return size if data.get('picture') is None or tiles.whole else (tiles.height, tiles.width)
 
     def slides(self, size: tuple[int, int]) -> bool:
         """Whether the labels of a picture of `size` (H, W) are made window by window, within bounds."""
@@ -161,6 +168,8 @@ def predict(
     cfg, _ = trained_config(config, checkpoint, options)
     ready = make_ready(cfg, lambda cfg: build_model(cfg, checkpoint), precision, compiled)
     ready = in_tiles(ready, tiles, batch) if tiles else ready
+    if tiles and (text := remark(tiles, is_segmenter(cfg))):
+        print_log(text, 'current')
     made_by = dict(checkpoint=_identity(checkpoint), model=_digest(ready.cfg), classes=list(ready.classes),
                    precision=precision, score=score_threshold)
     folder = Folder(out, cfg, ready.classes, made_by, lines, score_threshold)
@@ -271,6 +280,7 @@ def make_ready(
     precision = choose_precision(cfg, precision, compiled)
     fit_to_machine(cfg, training=False)
     harden_reading(cfg, ('test',))
+    scales_as_tuples(cfg)
     run_lengths = use_run_lengths(cfg)
     model, classes = build(cfg)
     labels_only = is_segmenter(cfg) and spare_scores(model)
@@ -320,7 +330,7 @@ def check_output_size(cfg: Config, size: tuple[int, int], classes: int, file: Pa
         raise ValueError(
             f'the picture {shown(file)} is {width}x{height} pixels, for which up to {count} {things} take '
             f'{count * each * height * width / GIB:.1f} GiB; at most {largest / GIB:.0f} are allowed: reduce the '
-            f'picture, look at it in tiles (--tile 1024){remedy}'
+            f'picture, look at it in tiles (--tile 1024, for a detector with --no-tile-whole){remedy}'
         )
 
 

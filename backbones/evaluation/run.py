@@ -17,7 +17,7 @@ from backbones.data.classes import check_same_classes
 from backbones.evaluation.fast import choose_precision, make_fast
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import merges_masks, needs_labels_only, spare_masks
-from backbones.evaluation.tiles import Tiles, use_tiles
+from backbones.evaluation.tiles import Tiles, remark, scales_as_tuples, use_tiles
 from backbones.preflight.model import check_classes, check_evaluator
 from backbones.recipes.keys import check_config
 from backbones.runner import build_runner
@@ -86,8 +86,11 @@ def run_test(
         details.check(is_segmenter(cfg))
     _check_places(cfg, out, show_dir)
     harden_reading(cfg, ('test',))
+    scales_as_tuples(cfg)
     labels_only = is_segmenter(cfg) and not tta and needs_labels_only(cfg, 'test')
     complete = copy.deepcopy(cfg)  # before anything that a prediction does without is left out
+    if tiles and (text := remark(tiles, is_segmenter(cfg))):
+        notes.append(text)
     notes += spare_masks(cfg, 'test', draws=bool(show_dir)) if not tta or merges_masks(cfg) else []
     if tta:
         use_tta(cfg)

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from backbones.data.files import shown
 
+from .tiles import tiles_in_words
+
 MOST_ROWS = 160  # of a table by class: all of ADE20K's; of more the first and the last are shown
 CONFUSIONS = 10  # that are shown
 NAME = 20  # columns of a class name
@@ -60,10 +62,20 @@ def _heading(console: Console, title: str, details: Mapping[str, Any]) -> None:
     protocol = details['protocol']
     views = ', '.join('x'.join(map(str, scale)) if isinstance(scale, list) else str(scale)
                       for scale in protocol.get('scale', []))
-    parts = [_count(details['data']['images'], 'image'), f'size {views or "as it is"}', protocol.get('mode', ''),
+    parts = [_count(details['data']['images'], 'image'), f'size {views or "as it is"}', _windows(protocol),
              *(name.upper() if name == 'tta' else name for name in ('flip', 'tta') if protocol.get(name)),
              protocol.get('precision', '')]
     console.print(Text.assemble((title, 'bold'), '  ', (', '.join(part for part in parts if part), 'dim')))
+
+
+def _windows(protocol: Mapping[str, Any]) -> str:
+    """In which parts large pictures were looked at."""
+    if protocol.get('tiles'):
+        return tiles_in_words(protocol['tiles'])
+    if protocol.get('mode') != 'slide':
+        return str(protocol.get('mode', ''))
+    crop, stride = ('x'.join(map(str, reversed(protocol[name]))) for name in ('crop_size', 'stride'))
+    return f'windows {crop}, stride {stride}'
 
 
 # --- boxes and masks ---------------------------------------------------------------------------------

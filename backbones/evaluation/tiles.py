@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from backbones.config import is_segmenter
+from backbones.config import dicts_in, is_segmenter
 from backbones.registry import SCOPE
 
 SMALLEST, LARGEST = 32, 2**16 - 36  # pixels of a side; a JPEG has at most 65,500 or so
@@ -147,6 +147,26 @@ def tile_protocol(arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(size=(tiles.width, tiles.height), overlap=tiles.overlaps, whole_picture=tiles.whole, merging=MERGING)
 
 
+def tiles_in_words(protocol: dict[str, Any]) -> str:
+    """Such as `tiles 1024x1024, overlap 0.25, and the whole`, of what `tile_protocol` gave."""
+    size, overlap = protocol['size'], protocol['overlap']
+    shares = {round(pixels / side, 3) for pixels, side in zip(overlap, size, strict=True)}
+    even = len(shares) == 1 and all(
+        round(share * side) == pixels for share in shares for pixels, side in zip(overlap, size, strict=True))
+    share = f'{shares.pop():g}' if even else f'{"x".join(map(str, overlap))} pixels'
+    return f'tiles {"x".join(map(str, size))}, overlap {share}' + (', and the whole' * protocol['whole_picture'])
+
+
+def remark(tiles: Tiles, segments: bool) -> str | None:
+    """What to know about such tiles, for the log."""
+    if min(tiles.overlaps):
+        return None
+    if segments:
+        return 'tiles that do not overlap: labels may jump at the borders of windows'
+    seen = 'unless the view of the whole picture shows it' if tiles.whole else 'as nothing shows it entire'
+    return f'tiles that do not overlap: an object on a border of tiles stays in pieces, {seen}'
+
+
 def use_tiles(cfg: Config, tiles: Tiles, batch: int = 1) -> None:
     """Let the test split of a config be predicted in tiles, in place.
 
@@ -200,6 +220,23 @@ def dataset_of(cfg: Config) -> Any:
     if 'pipeline' not in dataset:
         raise ValueError(f'--tile: the test data set {dataset.get("type")} has no pipeline; give one that has')
     return dataset
+
+
+def scales_as_tuples(cfg: Config) -> None:
+    """Let each Resize of the test pipeline have its scale as mmcv takes it, in place: `--cfg-options` gives lists.
+
+    Raises:
+        ValueError: a scale is none.
+    """
+    for step in dicts_in(cfg.test_dataloader.dataset):
+        scale = step.get('scale')
+        if str(step.get('type')).rpartition('.')[2] != 'Resize' or scale is None:
+            continue
+        sides = tuple(scale) if isinstance(scale, list | tuple) else (scale,)
+        if len(sides) > 2 or not all(isinstance(side, int | float) and side > 0 for side in sides):
+            raise ValueError(f'the test pipeline has a Resize with scale={scale!r}; give (width, height) in pixels, '
+                             'such as (1333, 800)')
+        step['scale'] = sides if isinstance(scale, list) else scale
 
 
 def tiled_pipeline(pipeline: list[dict], tiles: Tiles) -> tuple[list[dict], list[dict]]:

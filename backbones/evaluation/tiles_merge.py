@@ -94,14 +94,22 @@ def _merge_class(found: Found, cut: np.ndarray, order: np.ndarray) -> list[Merge
             boxes[count], frames[count], whole[count] = box, frame, not cut[place]
             objects.append(Merged(box, [place]))
             continue
-        first = int(same[0])
-        if cut[place] and not whole[first]:
-            for values in (boxes, frames):
-                own = box if values is boxes else frame
-                values[first] = [*np.minimum(values[first, :2], own[:2]), *np.maximum(values[first, 2:], own[2:])]
-            objects[first].box = boxes[first].copy()
-            objects[first].members.append(place)
-    return objects
+        first, *others = same.tolist()
+        if cut[place] and not whole[first]:  # nor are the others: entire ones have come before
+            _grow(boxes[first], box, *boxes[others])
+            _grow(frames[first], frame, *frames[others])
+            boxes[others] = 0  # they are the same object, and nothing is like an empty box
+            members = [member for other in others for member in objects[other].members]
+            objects[first] = Merged(boxes[first].copy(), [*objects[first].members, *members, place])
+            for other in others:
+                objects[other].members = []
+    return [one for one in objects if one.members]
+
+
+def _grow(own: np.ndarray, *boxes: np.ndarray) -> None:
+    """Let a box (4,) take others in, in place."""
+    everything = np.stack([own, *boxes])
+    own[:] = [*everything[:, :2].min(axis=0), *everything[:, 2:].max(axis=0)]
 
 
 def _same(
@@ -142,3 +150,8 @@ def overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     shared = _shared(first, second)
     union = _areas(first) + _areas(second) - shared
     return shared / np.maximum(union, 1e-9)
+
+
+def smaller_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over the smaller of two boxes, pair by pair, (M,); first may be one box."""
+    return _shared(first, second) / np.maximum(np.minimum(_areas(first), _areas(second)), 1e-9)

@@ -167,10 +167,13 @@ def place_mask(mask: dict, frame: Frame, size: tuple[int, int]) -> dict:
     x0, y0, x1, y1 = frame
     if (y1 - y0, x1 - x0) == tuple(size):
         return mask
-    bits = np.zeros((x1 - x0, y1 - y0 + 1), dtype=np.uint8)  # column after column, each with an end
-    bits[:, :-1] = coder.decode(mask).T
-    changes = np.flatnonzero(np.diff(bits.ravel(), prepend=0))
-    column, row = np.divmod(changes, y1 - y0 + 1)
+    height = y1 - y0
+    first, _, count, _ = coder.toBbox(mask).astype(int)  # the columns that hold anything
+    flat = np.zeros(1 + count * (height + 1), dtype=np.uint8)  # a zero, then column after column, each with an end
+    flat[1:].reshape(count, height + 1)[:, :-1] = coder.decode(mask).T[first:first + count]
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    column, row = np.divmod(changes, height + 1)
+    column += first
     # a column that ends at the lower edge of the picture goes on in the next one that begins at the upper edge
     places = odd_ones((column + x0) * size[0] + row + y0)
     runs = np.diff(places, prepend=0, append=size[0] * size[1])

@@ -104,14 +104,23 @@ def protocol_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
             ('Data', f'{data.get("images", "?"):,} images of '
                      f'{data.get("annotation_file") or data.get("label_folder") or data.get("image_folder") or "?"}'
              if isinstance(data.get('images'), int) else str(data.get('annotation_file', '?')))]
-    rows += [(WORDS.get(name, str(name).replace('_', ' ').capitalize()), _plainly(value))
-             for name, value in protocol.items() if name != 'unit']
+    rows += [(WORDS.get(name, str(name).replace('_', ' ').capitalize()),
+              _tiles(value) if name == 'tiles' else _plainly(value)) for name, value in protocol.items() if name != 'unit']
     for kind in details.get('kinds', ()):
         scorer = (details.get(kind) or {}).get('protocol', {}).get('scorer')
         if scorer and ('Scorer', scorer) not in rows:
             rows.append(('Scorer', str(scorer)))
     rows.append(('Intervals', f'95 %, {details.get("resamplings", "?")} resamplings of the images'))
     return rows
+
+
+def _tiles(value: Any) -> str:
+    from backbones.evaluation.tiles import tiles_in_words
+
+    try:
+        return tiles_in_words(value).removeprefix('tiles ')
+    except (TypeError, KeyError, ValueError):  # of another version
+        return _plainly(value)
 
 
 def _plainly(value: Any) -> str:

@@ -13,13 +13,25 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as coder
+from rich.console import Console
 
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 
 import backbones
 from backbones.evaluation.protocol import evaluation_protocol
 from backbones.evaluation.run import run_test
-from backbones.evaluation.tiles import Tiles, read_tiles, tiled_pipeline, use_tiles
+from backbones.evaluation.tables import print_details
+from backbones.evaluation.tiles import (
+    Tiles,
+    as_dict,
+    read_tiles,
+    remark,
+    scales_as_tuples,
+    tile_protocol,
+    tiled_pipeline,
+    tiles_in_words,
+    use_tiles,
+)
 from backbones.evaluation.tiles_merge import Found, merge
 from backbones.evaluation.tiles_model import merge_views, place_mask
 
@@ -95,6 +107,11 @@ def test_a_half_gives_way_to_what_the_whole_picture_shows():
 
 def test_halves_that_agree_where_tiles_overlap_become_one_object():
     assert boxes_of((LEFT, (10, 10, 60, 30), 0.7, 0), (RIGHT, (40, 10, 90, 30), 0.9, 0)) == [[10, 10, 90, 30]]
+
+
+def test_pieces_that_only_a_third_one_joins_become_one_object():
+    outer = [((0, 0, 40, 60), (10, 10, 40, 30), 0.9, 0), ((60, 0, 100, 60), (60, 10, 90, 30), 0.8, 0)]
+    assert boxes_of(*outer, ((30, 0, 70, 60), (30, 10, 70, 30), 0.7, 0)) == [[10, 10, 90, 30]]
 
 
 def test_an_object_seen_twice_is_there_once_with_the_higher_score():
@@ -188,6 +205,40 @@ def test_a_segmenter_slides_its_window(segmenter):
     assert (protocol['mode'], protocol['crop_size'], protocol['stride']) == ('slide', (48, 64), (36, 48))
     with pytest.raises(ValueError, match='--no-tile-whole is of detectors'):
         use_tiles(cfg, Tiles(64, 48, whole=False))
+
+
+@pytest.mark.parametrize(('tiles', 'words'), [
+    (Tiles(1024, 1024), 'tiles 1024x1024, overlap 0.25, and the whole'),
+    (Tiles(1333, 800, 0.2, whole=False), 'tiles 1333x800, overlap 0.2'),
+    (Tiles(1333, 800, 100, whole=False), 'tiles 1333x800, overlap 100x100 pixels'),
+    (Tiles(640, 640, 0), 'tiles 640x640, overlap 0, and the whole')], ids=['the same', 'a fraction', 'pixels', 'none'])
+def test_a_heading_says_how_large_pictures_were_cut(tiles, words):
+    assert tiles_in_words(tile_protocol(as_dict(tiles))) == words
+
+
+def test_a_heading_names_tiles_and_windows():
+    console = Console(record=True, width=120)
+    details = dict(kinds=['labels'], data=dict(images=3), remarks=[], labels={}, protocol=dict(
+        scale=[[160, 128]], mode='slide', crop_size=[48, 64], stride=[36, 48]))
+    with pytest.raises(KeyError):  # it has no numbers
+        print_details(details, console)
+    assert 'Label maps  3 images, size 160x128, windows 64x48, stride 48x36' in console.export_text()
+
+
+def test_tiles_without_overlap_get_a_remark():
+    assert 'stays in pieces, unless the view of the whole' in remark(Tiles(64, 64, 0), False)
+    assert 'labels may jump' in remark(Tiles(64, 64, 0.0), True) and remark(Tiles(64, 64), False) is None
+
+
+@pytest.mark.parametrize('scale', [['a'], [1, 2, 3], 'x', [0, 5]], ids=str)
+def test_a_scale_of_the_command_line_is_a_list_and_a_wrong_one_is_refused(segmenter, scale):
+    cfg = Config.fromfile(segmenter[0])
+    cfg.test_dataloader.dataset.pipeline[1].scale = [800, 400]
+    scales_as_tuples(cfg)
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (800, 400)
+    cfg.test_dataloader.dataset.pipeline[1].scale = scale
+    with pytest.raises(ValueError, match=r'a Resize with scale=.*\(width, height\)'):
+        scales_as_tuples(cfg)
 
 
 @pytest.fixture(scope='module')
