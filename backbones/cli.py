@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -17,10 +18,67 @@ from backbones.training.exits import ending_with_the_run
 
 TRACEBACK_VARIABLE = 'MMBACKBONES_TRACEBACK'
 DICT = re.compile(r'(^|[\[(,\s\'"])(dict\(|\{\s*[\'"]?\w+[\'"]?\s*:)')
+GREETING = 'Could not import OneDL'  # what mmdet and mmseg of the maintained forks print on import: a debug message
 # What gloo, NCCL and the store say of a connection whose other end is gone.
 BROKEN = re.compile(
     'Connection (closed|reset) by peer|Broken pipe|Connection was likely closed|ncclRemoteError|remote process exited|'
     'NCCL communicator was aborted')
+
+
+class ToolParser(argparse.ArgumentParser):
+    """A parser that prints the tool's docstring as it is, and answers an unknown option with the nearest one.
+
+    Options are written in full: an abbreviation that is clear today would be refused, or be another option, with the
+    next option that begins alike.
+    """
+
+    def __init__(self, *args, formatter_class: type = argparse.RawDescriptionHelpFormatter, **kwargs) -> None:
+        super().__init__(*args, formatter_class=formatter_class, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+                   ) -> argparse.Namespace:
+        """Parse the command line; what nothing takes ends the process with one sentence and code 2."""
+        return self._all_taken(self.parse_known_args, args, namespace)
+
+    def parse_intermixed_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+                              ) -> argparse.Namespace:
+        """Do the same where options may stand between arguments."""
+        return self._all_taken(self.parse_known_intermixed_args, args, namespace)
+
+    def _all_taken(self, parse: Callable[..., tuple[argparse.Namespace, list[str]]], args: list[str] | None,
+                   namespace: argparse.Namespace | None) -> argparse.Namespace:
+        words, known = sys.argv[1:] if args is None else args, self._options(hidden=True)
+        for word in words[:words.index('--')] if '--' in words else words:
+            # looked at first, as the value of an unknown option would be taken for an argument and its place be blamed
+            if word.startswith('--') and ' ' not in word and word.partition('=')[0] not in known:
+                self._refuse(word)
+        found, left = parse(args, namespace)
+        if left:
+            self._refuse(next((word for word in left if word.startswith('-')), left[0]))
+        return found
+
+    def _refuse(self, word: str) -> None:
+        option, _, value = word.partition('=')
+        if option in self._options():
+            text = f'{option} belongs to another command; '
+        elif word.startswith('-'):
+            known = [name for name in self._options() if name.startswith('--')]
+            near = ([name for name in known if name.startswith(option)]
+                    or difflib.get_close_matches(option.lower().replace('_', '-'), known, 1))
+            text = f'{option} is no option; ' + (f'did you mean {" or ".join(near)}? ' if near else '')
+        elif value and '--cfg-options' in self._options():
+            text = f'{word} stands alone, and KEY=VALUE belongs behind --cfg-options; '
+        else:
+            text = f'{word} is one argument too many; '
+        self.exit(2, f'error: {text}`{self.prog} --help` lists what there is\n')
+
+    def _options(self, hidden: bool = False) -> list[str]:
+        """The options of this parser and of its commands; the `hidden` ones, too."""
+        own = [name for action in self._actions for name in action.option_strings
+               if hidden or action.help is not argparse.SUPPRESS]
+        commands = [parser for action in self._actions if isinstance(action, argparse._SubParsersAction)
+                    for parser in action.choices.values()]
+        return own + [name for parser in commands for name in parser._options(hidden)]
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +137,30 @@ def quiet_imports() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def without_greeting() -> Iterator[None]:
+    """Leave out the lines of `GREETING` from what is printed, whenever the toolboxes are imported."""
+    stream, follows = sys.stdout, False
+
+    def write(text: str) -> int:
+        nonlocal follows
+        greets, ends = text.startswith(GREETING), follows and text == '\n'
+        follows = greets and not text.endswith('\n')  # print() writes the end of the line by itself
+        return len(text) if greets or ends else plain(text)
+
+    try:
+        # an attribute of the stream, not another stream: whoever holds it or asks it (a bar, a handler) finds the same
+        plain, stream.write = stream.write, write
+    except AttributeError:  # closed, or of another kind
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(AttributeError):
+            del stream.write
+
+
 def run_tool(main: Callable[[], int | None]) -> None:
     """Run `main` and exit with its code.
 
@@ -91,7 +173,7 @@ def run_tool(main: Callable[[], int | None]) -> None:
     # mmdet's, on import; the metric that it names is used by nobody here
     warnings.filterwarnings('ignore', message='faster_coco_eval is not installed')
     try:
-        with ending_with_the_run():
+        with ending_with_the_run(), without_greeting():
             code = main()
     except (ValueError, OSError, ImportError) as error:
         if _wants_traceback():

@@ -12,11 +12,16 @@ stock is all of mmdet or mmseg. One that is not installed is skipped with a line
 import argparse
 import warnings
 
-from backbones.cli import add_overrides, run_tool
+try:
+    from backbones.cli import ToolParser, add_overrides, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--what', nargs='+', metavar='WHAT', help='backbone, inference, train; all by default')
     parser.add_argument('--against', nargs='+', metavar='PEER', help='mmpretrain, timm, hf, stock; all by default')

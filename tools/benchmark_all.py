@@ -12,11 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--quick', action='store_true', help='fewer cases, three pairs of runs each')
     parser.add_argument('--repeats', type=int, help='pairs of runs of each comparison; default 7, with --quick 3')
     parser.add_argument('--only', metavar='TEXT', help='cases with this in "name work size"')

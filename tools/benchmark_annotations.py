@@ -11,7 +11,6 @@ measured in a process of its own; memory is the peak of its resident set, less t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -21,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 from backbones.files import write_json
 
 IMAGES, OBJECTS, CATEGORIES, CROWDS, POINTS = 118_287, 860_001, 80, 86, 25
@@ -93,7 +92,7 @@ def measure(setup: str, file: Path, cache: Path) -> dict:
 
 def main() -> None:
     """Measure every row, print it, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--fraction', type=float, default=1.0, help='of the size of COCO train2017')
     parser.add_argument('--out', help='JSON file to write')
     options = parser.parse_args()

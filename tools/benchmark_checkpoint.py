@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--megabytes', type=float, default=100, help='size of the weights; AdamW adds twice as much')
     parser.add_argument('--repeats', type=int, default=7, help='of each, alternating; the medians are reported')
     parser.add_argument('--folder', help='where to write; default: the folder for temporary files')

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 from backbones.files import write_json
 
 HEIGHT, WIDTH, CLASSES, OBJECTS = 480, 640, 80, 7.3
@@ -242,7 +242,7 @@ def show(name: str, row: dict) -> None:
 
 def main() -> None:
     """Measure the parts, print the table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS, help='parts to measure')
     parser.add_argument('--images', type=int, default=5000, help='pictures of boxes and masks')
     parser.add_argument('--detections', type=int, default=100, help='of a picture')

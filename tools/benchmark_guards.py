@@ -9,7 +9,6 @@ the noise of a shared machine is larger than the cost, the guards' own work is t
 with an optimiser that does nothing, against the plain one; and the hooks that are called in each iteration.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / 'docs/guards.json'
@@ -26,7 +25,7 @@ CONVNEXT = dict(type='backbones.ConvNeXt', arch='tiny')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--steps', type=int, default=12, help='pairs of steps')
     parser.add_argument('--size', type=int, default=256, help='height and width of the images')
     parser.add_argument('--batch', type=int, default=2, help='images per step')

@@ -7,11 +7,10 @@ A reference is a folder with a checkpoint as published, meta.json, and io.safete
 source's own code. Those of tests/references are used, and those of ../shared/references where they are.
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / 'tests/references', ROOT.parent / 'shared/references')
@@ -66,7 +65,7 @@ def measure(folder: Path) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--references', nargs='+', type=Path, help='folders of references instead of those above')
     parser.add_argument('--out', metavar='FILE', help='write the numbers as JSON')
     args = parser.parse_args()

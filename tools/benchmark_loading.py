@@ -8,7 +8,6 @@ medians and ratios are printed. `torch` is torch.load(mmap=True) and load_state_
 same file. Memory is what the process holds of its own (not of the file) after the load, beyond the built backbone.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 MODELS = {
     'convnext-xlarge': "ConvNeXt('xlarge', output_norm=False, layer_scale_init_value=1.0)",
@@ -67,7 +66,7 @@ def run(model: str, path: Path, variant: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('models', nargs='*', metavar='MODEL', help=', '.join(MODELS))
     parser.add_argument('--runs', type=int, default=5, help='of each variant')
     args = parser.parse_args()

@@ -8,12 +8,11 @@ writes run lengths. Runs alternate, ratios are taken pair by pair. Memory is wha
 The run lengths of both are compared byte by byte. `bitmap` is our head where bitmaps are asked for, encoded as mmdet's.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 # name: instances, (H, W), pairs timed (None: --pairs); the large one is timed in the run whose memory is measured
 CASES = {'coco': (100, (800, 1216), None), 'large': (300, (4000, 8000), 0)}
@@ -134,7 +133,7 @@ def line_of(row: dict) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('cases', nargs='*', metavar='CASE', help='; '.join(CASES))
     parser.add_argument('--pairs', type=int, default=7, help='pairs of runs that are timed (coco; the other: one)')
     parser.add_argument('--out', metavar='FILE', help='write the numbers as JSON')

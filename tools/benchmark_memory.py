@@ -7,13 +7,12 @@ python tools/benchmark_memory.py CASE ...                           # prints onl
 On a CPU every storage that PyTorch makes is followed; on a GPU its allocator tells the peak.
 """
 
-import argparse
 import json
 import time
 import warnings
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / 'docs/memory.json'
@@ -92,7 +91,7 @@ def compare(name: str) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('cases', nargs='*', metavar='CASE', help='; '.join(CASES))
     args = parser.parse_args()
     unknown = [case for case in args.cases if case not in CASES]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = dict(detector='mask-rcnn_convnext_demo', segmenter='upernet_vit_demo')
@@ -22,7 +22,7 @@ PRECISIONS = ('fp32', 'bf16')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--work-dir', default='work_dirs/precision', help='folder of the runs')
     parser.add_argument('--out', metavar='FILE', help='write the figures as JSON')

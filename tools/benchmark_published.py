@@ -7,11 +7,10 @@ The model is that of `tools/budget.py` for one of several GPUs: no accumulation,
 of DDP. `needed` adds the surcharge for what is not counted.
 """
 
-import argparse
 import math
 from pathlib import Path
 
-from backbones.cli import run_tool
+from backbones.cli import ToolParser, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 MMDETECTION = dict(
@@ -43,7 +42,7 @@ def compare(name: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--out', metavar='FILE', help='write the numbers as JSON')
     args = parser.parse_args()
     from backbones.files import write_json

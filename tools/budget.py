@@ -12,11 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-from backbones.cli import add_overrides, run_tool
+try:
+    from backbones.cli import ToolParser, add_overrides, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--gpu-memory', metavar='SIZE', help='of one GPU, such as 24G; shows what makes it fit')
     parser.add_argument('--size', metavar='HxW', help='of the images, in place of what the config makes')

@@ -11,11 +11,16 @@ import json
 import os
 import sys
 
-from backbones.cli import quiet_imports, run_tool
+try:
+    from backbones.cli import ToolParser, quiet_imports, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('root', help='folder of the data set; data/README.md shows the layouts')
     parser.add_argument('--json', metavar='FILE', help='write all findings as a list')
     parser.add_argument('--fix', metavar='OUT', help='write a repaired copy to this new folder')

@@ -5,13 +5,16 @@ python tools/coco_subset.py data/coco/annotations/instances_train2017.json data/
 python tools/coco_subset.py data/coco/annotations/instances_train2017.json data/coco8.json --ids 9 25 30 34 36 42 49 61
 """
 
-import argparse
+try:
+    from backbones.cli import ToolParser, run_tool
+except ImportError as error:
+    from outside import explained
 
-from backbones.cli import run_tool
+    raise explained(error) from None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('ann_file', help='COCO instances file')
     parser.add_argument('out', help='file to write; it must not exist')
     which = parser.add_mutually_exclusive_group()

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import argparse
 
-from backbones.cli import add_overrides, quiet_imports, run_tool
+try:
+    from backbones.cli import ToolParser, add_overrides, quiet_imports, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     for name in ('first', 'second'):
         parser.add_argument(
             name, metavar=dict(first='A', second='B')[name],

@@ -1,15 +1,19 @@
 #!/usr/bin/env python
 """Generate the demo data, train and test a detector and a segmenter on it, and show the result (`make demo`)."""
 
-import argparse
 import json
 from pathlib import Path
 
-from backbones.cli import run_tool
+try:
+    from backbones.cli import ToolParser, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('--setup-json', help='file with the seconds that the set-up took, written by the Makefile')
     parser.add_argument('--data-only', action='store_true', help='only make the data set, in data/demo')
     args = parser.parse_args()

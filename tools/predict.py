@@ -14,15 +14,17 @@ order of the checkpoint's classes. (tools/test.py --out uses the ids of the anno
 `precision`, else the model as it was trained. --compile compiles it, too, which takes a minute or more for each size.
 """
 
-import argparse
+try:
+    from backbones.cli import ToolParser, add_overrides, add_precision, run_tool
+except ImportError as error:
+    from outside import explained
 
-from backbones.cli import add_overrides, add_precision, run_tool
+    raise explained(error) from None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='%(prog)s [CONFIG] CHECKPOINT IMAGES [IMAGES ...] --out DIR [options]')
+    parser = ToolParser(
+        description=__doc__, usage='%(prog)s [CONFIG] CHECKPOINT IMAGES [IMAGES ...] --out DIR [options]')
     parser.add_argument(
         'paths', nargs='+', metavar='[CONFIG] CHECKPOINT IMAGES',
         help='path of the config (.py; may be left out), path of a checkpoint of this model or of the work folder of a '

@@ -11,11 +11,16 @@ Exit code: 0, 1 (warnings, with --strict), 2 (errors). docs/preflight.md describ
 import argparse
 import sys
 
-from backbones.cli import add_precision, parse_run_options, quiet_imports, run_tool
+try:
+    from backbones.cli import ToolParser, add_precision, parse_run_options, quiet_imports, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--quick', action='store_true', help='without rehearsal, ground truth scoring and pictures')
     parser.add_argument('--strict', action='store_true', help='exit code 1 where there are warnings')

@@ -11,11 +11,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from backbones.cli import run_tool
+try:
+    from backbones.cli import ToolParser, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('dataset', nargs='?', choices=['coco2017', 'ade20k'], help='what to put below --root')
     parser.add_argument('--root', type=Path, help='folder of all data (default data)')
     parser.add_argument('--from', dest='source', type=Path, metavar='FOLDER', help='where the archives lie already')

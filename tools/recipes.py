@@ -11,16 +11,23 @@ import sys
 import warnings
 from pathlib import Path
 
-from backbones.cli import run_tool
+try:
+    from backbones.cli import ToolParser, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     check = commands.add_parser('check', help='report every difference between config and card; exit code 2 if any')
-    check.add_argument('configs', nargs='*', type=Path, metavar='CONFIG', help='default: every config of configs/')
+    check.add_argument(
+        'configs', nargs='*', type=Path, metavar='CONFIG', help='default: every config of configs/ but your own '
+        'that have no card')
     check.add_argument('--no-count', action='store_true', help='do not build the models: no parameters, no FLOPs')
     tables = commands.add_parser('tables', help='write the tables of configs/*/README.md from the cards')
     tables.add_argument('--check', action='store_true', help='only compare; exit code 2 if one is out of date')
@@ -31,7 +38,8 @@ def check(configs: list[Path], count: bool) -> int:
     """Print one line per config and one per finding."""
     from backbones.recipes.check import findings
 
-    configs, total = configs or leaves(), 0
+    configs, left_out = (configs, []) if configs else held()
+    total = 0
     for number, path in enumerate(configs, 1):
         try:
             found = findings(path, count)
@@ -44,6 +52,9 @@ def check(configs: list[Path], count: bool) -> int:
         for text in found:
             print(f'    {text}', flush=True)
     print(f'{len(configs)} config{"s" * (len(configs) != 1)}, {total or "no"} difference{"s" * (total != 1)}')
+    if left_out:
+        names = ', '.join(str(path.relative_to(ROOT)) for path in left_out)
+        print(f'left out, without a card in a folder of your own: {names}')
     return 2 if total else 0
 
 
@@ -52,14 +63,24 @@ def leaves() -> list[Path]:
     return sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
 
 
+def held() -> tuple[list[Path], list[Path]]:
+    """The configs that are held against a card: those of the project and those that have one; and the others."""
+    from backbones.recipes.card import has_card
+    from backbones.recipes.tables import is_ours
+
+    ours = {folder for folder in {path.parent for path in leaves()} if is_ours(folder)}
+    wanted = [path for path in leaves() if path.parent in ours or has_card(path)]
+    return wanted, [path for path in leaves() if path not in wanted]
+
+
 def tables(compare: bool) -> int:
     """Renew the README of every folder of configs, or name those that are out of date."""
-    from backbones.recipes.tables import filled
+    from backbones.recipes.tables import filled, is_ours
 
     stale = 0
     for folder in sorted({path.parent for path in leaves()}):
         readme = folder / 'README.md'
-        if not readme.is_file():  # a folder of one's own
+        if not is_ours(folder):
             continue
         text = filled(readme)
         if text == readme.read_text(encoding='utf-8'):

@@ -10,11 +10,16 @@ pictures need an evaluation of `tools/test.py --details`; without one the page s
 
 import argparse
 
-from backbones.cli import quiet_imports, run_tool
+try:
+    from backbones.cli import ToolParser, quiet_imports, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('work_dir', metavar='WORK_DIR', help='work folder of a training or a test')
     parser.add_argument('--compare', metavar='OTHER', help='another work folder, shown beside it')
     parser.add_argument('--out', metavar='FILE', help='default: WORK_DIR/report.html')

@@ -8,13 +8,16 @@ CHECKPOINT is epoch_000012, epoch_12.pth, or the work folder of a run (its best 
 its config; --config is for checkpoints of other programs and of older versions. docs/serve.md tells more.
 """
 
-import argparse
+try:
+    from backbones.cli import ToolParser, add_precision, quiet_imports, run_tool
+except ImportError as error:
+    from outside import explained
 
-from backbones.cli import add_precision, quiet_imports, run_tool
+    raise explained(error) from None
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='a checkpoint, or the work folder of a run')
     parser.add_argument('--config', metavar='FILE', help='config of a checkpoint that does not hold it')
     parser.add_argument(

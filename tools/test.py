@@ -17,14 +17,19 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from backbones.cli import add_precision, parse_run_options, run_tool
+try:
+    from backbones.cli import ToolParser, add_precision, parse_run_options, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 if TYPE_CHECKING:
     from backbones.evaluation.details import DetailOptions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of a checkpoint of this model')
     parser.add_argument('--work-dir', help='folder of metrics.json and logs; default work_dirs/<config name>')

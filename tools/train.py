@@ -8,11 +8,16 @@ python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=1    # th
 
 import argparse
 
-from backbones.cli import add_precision, parse_run_options, run_tool
+try:
+    from backbones.cli import ToolParser, add_precision, parse_run_options, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default work_dirs/<config name>')
     parser.add_argument(
@@ -32,8 +37,8 @@ def parse_args() -> argparse.Namespace:
         '--no-preflight', action='store_true',
         help='start without the quick part of tools/preflight.py; docs/preflight.md')
     parser.add_argument(
-        '--log', nargs='+', metavar='TRACKER',
-        help='tensorboard, wandb, mlflow, or none; default: tensorboard; docs/logging.md')
+        '--log', '--trackers', nargs='+', metavar='TRACKER',  # torchrun takes --log for its own --log-dir
+        help='tensorboard, wandb, mlflow, or none; default: tensorboard; docs/logging.md. Behind torchrun: --trackers')
     parser.add_argument('--plain', action='store_true', help='lines instead of a bar, as where there is no terminal')
     return parse_run_options(parser)
 

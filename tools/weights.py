@@ -9,11 +9,16 @@ python tools/weights.py list
 
 import argparse
 
-from backbones.cli import run_tool
+try:
+    from backbones.cli import ToolParser, run_tool
+except ImportError as error:
+    from outside import explained
+
+    raise explained(error) from None
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     inspect = commands.add_parser('inspect', help='layout, architecture, parameters, dtypes, positions of a file')
     inspect.add_argument('file', help='path, address or name of a checkpoint')
