@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from mmengine.fileio import get_local_path
 
 from ..files import write_json
 from . import coco_checks, coco_masks
+from .files import is_local
+
+# What has been parsed and checked, by the true path of the file, with its state before it was read; None: kept nowhere.
+_handed_over: dict[str, tuple[tuple[int, ...], dict]] | None = None
 
 
 def load_coco(file: str, backend_args: Mapping[str, Any] | None = None) -> dict:
@@ -27,6 +31,9 @@ def load_coco(file: str, backend_args: Mapping[str, Any] | None = None) -> dict:
     Raises:
         ValueError: naming the file, the entry, and what is wrong.
     """
+    content = _taken(file, backend_args)
+    if content is not None:
+        return content
     raw = _read(file, backend_args)
     passed = cache_folder() / f'{hashlib.sha256(raw).hexdigest()}.{checks_version()}.json'
     known = passed.is_file()
@@ -43,6 +50,49 @@ def load_coco(file: str, backend_args: Mapping[str, Any] | None = None) -> dict:
     with suppress(OSError):  # a home that cannot be written to: checked again next time
         write_json(passed, dict(file=os.path.abspath(file), annotations=len(content['annotations'])))
     return content
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Within it, the next `load_coco` of a file takes what `hand_over` was given of it; the rest is freed at the end.
+
+    A file of the size of COCO's takes half a minute and 3 GB to parse, and preflight needs it for its checks and for
+    the data set.
+    """
+    global _handed_over
+    before, _handed_over = _handed_over, {}
+    try:
+        yield
+    finally:
+        _handed_over = before
+
+
+def hand_over(file: str, state: tuple[int, ...] | None, content: dict) -> None:
+    """Keep the content of a file that has passed all checks, where somebody wants it (`parsed_once`).
+
+    Args:
+        file: path.
+        state: of the file before it was read, by `state_of_file`; another one by the time of loading is read anew.
+        content: which the caller leaves as it is from now on.
+    """
+    if _handed_over is not None and state is not None:
+        _handed_over[os.path.realpath(file)] = state, content
+
+
+def _taken(file: str, backend_args: Mapping[str, Any] | None) -> dict | None:
+    """What was handed over of a file that is still the same; it is given away, as who loads a file may change it."""
+    if not _handed_over or not is_local(file, backend_args):
+        return None
+    state, content = _handed_over.pop(os.path.realpath(file), (None, None))
+    return content if state is not None and state == state_of_file(file) else None
+
+
+def state_of_file(file: str) -> tuple[int, ...] | None:
+    """What changes when a file is written to or replaced; None where it is not there."""
+    with suppress(OSError, ValueError):
+        state = os.stat(file)
+        return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    return None
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..data import coco_checks
-from ..data.coco_files import decode_json, parse_json
+from ..data.coco_files import decode_json, hand_over, parse_json, state_of_file
 from ..data.coco_masks import check_total, run_totals
 from ..data.errors import DataError
 from ..data.files import shown, some
@@ -26,7 +26,7 @@ from ..findings import Finding, finding_of
 from .category_rules import category_findings
 from .object_patterns import with_patterns
 from .object_rules import Objects, object_findings
-from .passed import remember_passed, state_of_file
+from .passed import remember_passed
 
 NUMBERS_LOOKED_AT = {'bbox', 'area', 'segmentation'}  # of an annotation: their NaN are found with their place
 LONGEST_SIDE = 2**31 - 1  # of a PNG, https://www.w3.org/TR/png-3/#11IHDR
@@ -107,6 +107,7 @@ def _check(file: str) -> tuple[list[Finding], Annotations | None]:
         findings += _stray_words(content, words, file)
     if not any(finding.severity == 'error' for finding in findings):
         remember_passed(file, state, len(content['annotations']))
+        hand_over(file, state, content)
     return findings, Annotations(
         file, tuple(entry['name'] for entry in categories.values()), tuple(categories),
         [entry['file_name'] for entry in images.values()], list(images),

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from ..data.files import shown, some
 from ..findings import Finding
+from .class_names import HOW, REMEDY, names_alike
 
 COCO_LEAVES_OUT = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids of 1 to 90 in instances_*2017.json: 80 classes
 COCO_IDS = [number for number in range(1, 91) if number not in COCO_LEAVES_OUT]
@@ -15,18 +16,17 @@ COCO_IDS = [number for number in range(1, 91) if number not in COCO_LEAVES_OUT]
 def category_findings(categories: Sequence[dict], annotations: Sequence[dict], file: str) -> Iterator[Finding]:
     """Look at sound categories, sorted by id."""
     ids = [entry['id'] for entry in categories]
-    seen: dict[str, dict] = {}
     for entry in categories:
-        name = entry['name']
-        first = seen.setdefault(' '.join(name.split()).casefold(), entry)
-        if not name.strip():
-            yield Finding('warning', 'class name', f'category {entry["id"]} has no name but {name!r}', 'name it', file,
-                          entry['id'], 'name', name)
-        elif first['name'] != name:
-            yield Finding(
-                'warning', 'class name',
-                f'category {entry["id"]} is {name!r} and category {first["id"]} {first["name"]!r}: they differ only by '
-                'capitals or blanks', 'make them one, or name them apart', file, entry['id'], 'name', name)
+        if not entry['name'].strip():
+            yield Finding('warning', 'class name', f'category {entry["id"]} has no name but {entry["name"]!r}',
+                          'name it', file, entry['id'], 'name', entry['name'])
+    named = [entry for entry in categories if entry['name'].strip()]
+    for later, first in names_alike([entry['name'] for entry in named]):
+        one, other = named[later], named[first]
+        yield Finding(
+            'warning', 'class name',
+            f'category {one["id"]} is {one["name"]!r} and category {other["id"]} {other["name"]!r}: {HOW}', REMEDY,
+            file, one['id'], 'name', one['name'])
     if not ids:
         return
     if ids[0] < 0:

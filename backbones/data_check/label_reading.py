@@ -12,6 +12,7 @@ from pathlib import Path
 from ..data.files import shown, some
 from ..data.label_files import IGNORED, read_names
 from ..findings import Finding, finding_of
+from .class_names import HOW, REMEDY, names_alike
 
 MAPS_TO_TELL = 20  # maps that must hold all values but the highest before that is taken to show that 0 is a class
 BACKGROUND = ('background', 'bg', '_background_', 'unlabeled', 'unlabelled', 'void', 'other', 'ignore')
@@ -122,6 +123,10 @@ def _faults_of_names(names: Sequence[str], place: Mapping) -> list[Finding]:
             line = [number for number, other in enumerate(names, 1) if other == name][1]
             findings.append(Finding('error', 'class twice', f'the class {name!r} is listed {times} times',
                                     'give every class a name of its own', id=line, value=name, **place))
+    for later, first in names_alike(names):
+        findings.append(Finding(
+            'warning', 'class name', f'class {later + 1} is {names[later]!r} and class {first + 1} {names[first]!r}: '
+            f'{HOW}', REMEDY, id=later + 1, value=names[later], **place))
     if len(names) >= IGNORED:
         findings.append(Finding('error', 'too many classes', f'there are {len(names)} classes; at most {IGNORED - 1} '
                                 f'are possible, as {IGNORED} marks what is ignored', 'merge classes', value=len(names),

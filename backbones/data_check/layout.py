@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.files import IMAGE_SUFFIXES, shown
+from .other_formats import is_labelme, other_format
 
 LABEL_SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.jpg', '.jpeg', '.webp')  # of label maps, the likely ones first
 PAIRS = (('images', 'annotations'), ('images', 'labels'), ('images', 'masks'), ('img_dir', 'ann_dir'))
@@ -85,10 +87,21 @@ def recognise(root: str) -> Layout:
         what = 'is a file' if os.path.isfile(root) else 'does not exist'
         raise ValueError(f'the folder {shown(root)} {what}; give the folder that holds {LAYOUTS}')
     layout = find_data(root)
+    if layout.coco and all(is_labelme(split.file) for split in layout.coco[:3]):
+        layout.coco.clear()
+    # images/ and labels/ with empty folders count as label maps; they may be the rest of a data set of text files
+    if layout.label_maps and not any(_holds_labels(split.labels, False) for split in layout.label_maps) \
+            and other_format(root):
+        layout.label_maps.clear()
     if layout:
         return layout
-    near = _data_sets_near(root)
-    holds = _listing(root)
+    holds, near = _listing(root), _data_sets_below(root)
+    other = '' if near else other_format(root)
+    if other:
+        raise ValueError(
+            f'no data set is recognised in {shown(root)}, which holds {holds} and looks like {other}; '
+            f'`python tools/prepare_data.py --custom {shlex.quote(root)} --out FOLDER` writes it in COCO\'s format')
+    near = near or _data_set_above(root)
     if near:
         raise ValueError(
             f'{shown(root)} is no data set, but {" and ".join(map(shown, near[:3]))} '
@@ -216,8 +229,8 @@ def _listing(root: str) -> str:
     return ', '.join(map(shown, names[:8])) + (f' and {len(names) - 8} more' if len(names) > 8 else '') or 'nothing'
 
 
-def _data_sets_near(root: str) -> list[str]:
-    """Return the data sets up to two folders below `root`, or up to three above."""
+def _data_sets_below(root: str) -> list[str]:
+    """Return the data sets up to two folders below `root`."""
     below = [os.path.join(root, name) for name in _folders(root)[:LOOKED_INTO]]
     found = [folder for folder in below if find_data(folder)]
     if found:
@@ -225,8 +238,11 @@ def _data_sets_near(root: str) -> list[str]:
     for folder in below[:20]:
         found += [os.path.join(folder, name) for name in _folders(folder)[:20]
                   if find_data(os.path.join(folder, name))]
-    if found:
-        return found
+    return found
+
+
+def _data_set_above(root: str) -> list[str]:
+    """Return the nearest data set up to three folders above `root`."""
     parent = os.path.abspath(root)
     for _ in range(3):
         parent = os.path.dirname(parent)

@@ -7,16 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..data.coco_files import cache_folder, checks_version
+from ..data.coco_files import cache_folder, checks_version, state_of_file
 from ..files import write_json
-
-
-def state_of_file(file: str) -> tuple[int, ...] | None:
-    """What changes when a file is written to; None where it is not there."""
-    with suppress(OSError, ValueError):
-        state = os.stat(file)
-        return state.st_ino, state.st_size, state.st_mtime_ns
-    return None
 
 
 def remember_passed(file: str, state: tuple[int, ...] | None, annotations: int) -> None:

@@ -35,7 +35,10 @@ def check_data(cfg: Config, looker: Looker, sample: int | None = None) -> list[O
         sample: pictures or label maps of each split that are looked at; None looks at all.
     """
     coco, maps, others = splits_of(cfg)
-    outcomes = []
+    gone = _in_missing_roots(coco + maps)
+    outcomes = list(_roots_missing(gone))
+    left_out = [split for splits in gone.values() for split in splits]
+    coco, maps = ([one for one in every if one[0] not in left_out] for every in (coco, maps))
     if coco:
         classes = next((classes for _, node in coco if (classes := _classes(node, cfg))), None)
         outcomes += check_coco(
@@ -50,6 +53,28 @@ def check_data(cfg: Config, looker: Looker, sample: int | None = None) -> list[O
     return outcomes + [
         Outcome(f'data {name}', skipped=f'{node.get("type")} is none of the kinds whose files are looked at')
         for name, node in others]
+
+
+def _in_missing_roots(splits: list[tuple[CocoSplit | LabelMapSplit, dict]]) -> dict[str, list]:
+    """The splits whose files are all below a `data_root` that is no folder, by that."""
+    gone: dict[str, list] = {}
+    for split, node in splits:
+        root = str(node.get('data_root') or '')
+        places = [split.file] if isinstance(split, CocoSplit) else [split.pictures, split.labels]
+        if root and '://' not in root and not os.path.isdir(root) and all(place.startswith(root) for place in places):
+            gone.setdefault(root, []).append(split)
+    return gone
+
+
+def _roots_missing(gone: dict[str, list]) -> Iterator[Outcome]:
+    """Say once what every file of these splits would tell."""
+    for root, splits in gone.items():
+        names = [split.name for split in splits]
+        said = f'data_root={root!r} {"is no folder" if os.path.exists(root) else "does not exist"}; '
+        yield Outcome('data folder' + (' of test' if names == ['test'] else ''), findings=[Finding(
+            'error', 'folder missing', f'{said}{" and ".join(names)} {"is" if len(names) == 1 else "are"} read from it',
+            'put the data there, or name their folder by --cfg-options data_root=FOLDER; data/README.md shows the '
+            'layouts', field='data_root', value=root)])
 
 
 def _on_training_data(cfg: Config, outcomes: list[Outcome]) -> Iterator[Outcome]:

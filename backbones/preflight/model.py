@@ -70,9 +70,10 @@ def check_maps(runner: Runner) -> Outcome:
         users += [word for word, name in (('decode head', 'decode_head'), ('auxiliary head', 'auxiliary_head'))
                   if getattr(model, name, None) is not None]
         source = 'backbone' if getattr(model, 'neck', None) is None else 'neck'
+        what = f'{", ".join(map(str, strides))} pixels and {width} channels'
         outcome.summary = (
-            f'{", ".join(map(str, strides))} pixels and {width} channels in {", ".join([source, *users[:-1]])}'
-            + (f' and {users[-1]}' if users else ''))
+            f'{source}: {what}, which does not fit what is set elsewhere' if outcome.findings else
+            f'{what} in {", ".join([source, *users[:-1]])}' + (f' and {users[-1]}' if users else ''))
         outcome.figures = dict(strides=strides, channels=channels,
                                backbone_strides=_strides(maps.size, maps.backbone),
                                backbone_channels=[m.shape[1] for m in maps.backbone])

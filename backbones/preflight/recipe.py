@@ -48,7 +48,8 @@ def check_recipe(runner: Runner) -> Outcome:
         outcome.findings.append(Finding('warning', 'card', what or remedy, remedy if what else '', field='card'))
         return outcome
     outcome.findings = card_findings(cfg, card, batch)
-    same = 'as the card says' if not outcome.findings else f'{len(outcome.findings)} differences from the card'
+    found = len(outcome.findings)
+    same = f'{found} difference{"s" * (found > 1)} from the card' if found else 'as the card says'
     outcome.summary += f'; {same}'
     return outcome
 

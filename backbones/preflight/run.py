@@ -18,6 +18,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from backbones.data.coco_files import parsed_once
 from backbones.data_check.looking import Looker
 from backbones.data_check.remembered import memory_file
 from backbones.findings import Outcome, finding_of, run_check
@@ -97,18 +98,23 @@ def preflight(config: str | Path, settings: Settings) -> tuple[Report, Pictures]
     composed: list[Composed] = []
     report.outcomes += _read_config(config, settings, composed)
     if composed:
-        cfg = composed[0].cfg
-        report.text = cfg.pretty_text if settings.pictures else ''  # for the page; takes a second
-        looker = Looker(settings.workers, memory_file())
-        report.outcomes += data_outcomes(cfg, looker, settings.looked_into)
-        if unreadable(report.outcomes):
-            report.outcomes.append(Outcome(BUILT, skipped=LEFT_OUT))
-        else:
-            with tempfile.TemporaryDirectory(prefix='preflight-') as folder:
-                _check_built(composed[0], Path(folder), settings, report, pictures)
-            without_repeats(report.outcomes)
+        with parsed_once():
+            _check_composed(composed[0], settings, report, pictures)
     report.seconds = time.perf_counter() - start
     return report, pictures
+
+
+def _check_composed(composed: Composed, settings: Settings, report: Report, pictures: Pictures) -> None:
+    """The checks of the data, then those of what is built on them."""
+    report.text = composed.cfg.pretty_text if settings.pictures else ''  # for the page; takes a second
+    looker = Looker(settings.workers, memory_file())
+    report.outcomes += data_outcomes(composed.cfg, looker, settings.looked_into)
+    if unreadable(report.outcomes):
+        report.outcomes.append(Outcome(BUILT, skipped=LEFT_OUT))
+        return
+    with tempfile.TemporaryDirectory(prefix='preflight-') as folder:
+        _check_built(composed, Path(folder), settings, report, pictures)
+    without_repeats(report.outcomes)
 
 
 def _read_config(config: str | Path, settings: Settings, composed: list[Composed]) -> list[Outcome]:

@@ -106,14 +106,30 @@ def card_of_file(path: str | Path) -> Card:
     Raises:
         ValueError: as `read_card`, or the card is computed.
     """
-    for node in ast.parse(Path(path).read_text(encoding='utf-8')).body:
+    value = _card_in(Path(path).read_text(encoding='utf-8'))
+    if value is None:
+        return _checked(None, path)
+    try:
+        given = _literal(value)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f'card of {path} is no plain dict(key=value, ...): {error}') from error
+    return _checked(given, path)
+
+
+def has_card(path: str | Path) -> bool:
+    """Whether a config file states a card, right or wrong; one that cannot be read states none."""
+    try:
+        return _card_in(Path(path).read_text(encoding='utf-8')) is not None
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _card_in(text: str) -> ast.expr | None:
+    """What a config assigns to `card`."""
+    for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', None) == 'card':
-            try:
-                given = _literal(node.value)
-            except (SyntaxError, TypeError, ValueError) as error:
-                raise ValueError(f'card of {path} is no plain dict(key=value, ...): {error}') from error
-            return _checked(given, path)
-    return _checked(None, path)
+            return node.value
+    return None
 
 
 def _literal(node: ast.expr) -> Any:

@@ -21,6 +21,12 @@ KEY = (
 )
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder of configs/ is one of the project's, whose README has the tables; else it is a user's own."""
+    readme = folder / 'README.md'
+    return readme.is_file() and BEGIN in readme.read_text(encoding='utf-8', errors='replace')
+
+
 def filled(readme: Path) -> str:
     """The text of a folder's README with its tables renewed."""
     text = readme.read_text(encoding='utf-8')

@@ -123,3 +123,48 @@ def test_a_json_that_is_no_split_is_not_taken_for_one(tmp_path):
     root = make_label_maps(tmp_path)
     (root / 'settings.json').write_text(json.dumps({}))
     assert recognise(str(root)).coco == []
+
+
+@pytest.mark.parametrize(('name', 'content', 'form'), [
+    ('labels/train/a.txt', '0 0.5 0.5 0.1 0.2\n1 0.2 0.3 0.1 0.1\n', 'YOLO'),
+    ('train/labels/a.txt', '3 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2', 'YOLO'),
+    ('Annotations/a.xml', '<annotation><object/></annotation>', 'Pascal VOC'),
+    ('VOCdevkit/VOC2012/Annotations/a.xml', '<annotation/>', 'Pascal VOC'),
+    ('a.json', '{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}', 'LabelMe'),
+    ('annotations/train.json', '{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}', 'LabelMe'),
+])
+def test_another_format_is_answered_with_the_tool_that_converts_it(tmp_path, name, content, form):
+    root = tmp_path / 'my data'
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_text(content)
+    with pytest.raises(ValueError, match=f"looks like {form}; `python tools/prepare_data.py --custom '{root}' --out "):
+        recognise(str(root))
+
+
+@pytest.mark.parametrize(('name', 'content'), [
+    ('classes.txt', 'cat\ndog\n'), ('readme.txt', '12 pictures of cats and dogs\n'), ('a.xml', '<other/>'),
+    ('a.json', '{"annotations": [], "shapes": []}'), ('a.txt', ''), ('a/b/c/d/e.txt', '0 0.5 0.5 0.1 0.2\n'),
+])
+def test_what_looks_like_no_format_gets_no_advice(tmp_path, name, content):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match='no data set is recognised') as caught:
+        recognise(str(tmp_path))
+    assert 'prepare_data' not in str(caught.value)
+
+
+def test_a_data_set_below_is_named_before_another_format(tmp_path):
+    (tmp_path / 'mine' / 'annotations').mkdir(parents=True)
+    (tmp_path / 'mine' / 'annotations' / 'instances_train.json').write_text('{}')
+    (tmp_path / 'raw').mkdir()
+    (tmp_path / 'raw' / 'a.txt').write_text('0 0.5 0.5 0.1 0.2\n')
+    with pytest.raises(ValueError, match=f'but {tmp_path / "mine"} is; give that folder'):
+        recognise(str(tmp_path))
+
+
+def test_empty_folders_beside_labels_of_text_are_no_label_maps(tmp_path):
+    for name in ('images/train', 'images/val', 'labels/train', 'labels/val'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'labels/train/a.txt').write_text('0 0.5 0.5 0.1 0.2\n')
+    with pytest.raises(ValueError, match='looks like YOLO'):
+        recognise(str(tmp_path))

@@ -152,6 +152,12 @@ def test_strides_and_channels_of_a_sound_model_are_told(path, summary: str) -> N
     assert outcome.findings == [] and outcome.summary == summary
 
 
+def test_strides_that_disagree_are_not_told_as_if_they_were_those_of_the_heads() -> None:
+    outcome = check_maps(fake_run(DETECTOR, {'model.rpn_head.anchor_generator.strides': [8, 16, 32, 64, 128]}))
+    assert outcome.summary == (
+        'neck: 4, 8, 16, 32, 64 pixels and 64 channels, which does not fit what is set elsewhere')
+
+
 def test_a_neck_that_fails_is_one_finding() -> None:
     outcome = check_maps(fake_run(DETECTOR, {'model.neck.in_channels': [96, 192, 384, 768]}))
     assert [finding.kind for finding in outcome.findings] == ['channels'] and outcome.summary == ''

@@ -35,6 +35,13 @@ def test_another_drop_path_is_found() -> None:
     assert said.startswith('drop_path: the card says 0.0 and the config does 0.4; set model.backbone.drop_path_rate')
 
 
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({'model.backbone.drop_path_rate': 0.4}, '1 difference from the card'),
+    ({'model.backbone.drop_path_rate': 0.4, 'optim_wrapper.clip_grad.max_norm': 1.0}, '2 differences from the card')])
+def test_differences_are_counted(changes: dict, said: str) -> None:
+    assert check_recipe(fake_run(DETECTOR, changes)).summary == f'4 images per optimiser step; {said}'
+
+
 @pytest.mark.parametrize('rate', [1e-4, 8e-3])
 def test_the_learning_rate_of_another_batch_is_found_where_the_batch_is_the_cards(rate: float) -> None:
     outcome = check_recipe(fake_run(DETECTOR, {'optim_wrapper.optimizer.lr': rate}))

@@ -14,6 +14,8 @@ from PIL import Image
 from preflight_runs import demo_data
 from recipe_configs import DETECTOR, SEGMENTER
 
+from backbones.data import coco_files
+from backbones.data_check import annotations
 from backbones.findings import Finding
 from backbones.preflight.report import Report
 from backbones.preflight.run import Settings, preflight
@@ -65,6 +67,27 @@ def test_a_missing_file_of_a_segmenter_is_one_error(root: Path, file: str) -> No
     assert len(serious(looked(SEGMENTER, root))) == 1
 
 
+@pytest.mark.parametrize('config', [DETECTOR, SEGMENTER])
+def test_a_data_root_that_is_not_there_is_one_error(config: str, tmp_path: Path) -> None:
+    report = looked(config, tmp_path / 'nowhere')
+    found, = serious(report)
+    assert found.message.replace("/'", "'") == (
+        f"data_root='{tmp_path}/nowhere' does not exist; train and val are read from it")
+    assert [outcome.name for outcome in report.outcomes] == ['config', 'data folder', 'model and data sets']
+
+
+def test_a_file_as_data_root_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / 'data.zip').touch()
+    found, = serious(looked(SEGMENTER, tmp_path / 'data.zip'))
+    assert found.message.startswith(f"data_root='{tmp_path}/data.zip' is no folder; ")
+
+
+def test_a_split_of_its_own_whose_folder_is_not_there_leaves_the_others_to_be_looked_at(tmp_path: Path) -> None:
+    report = looked(DETECTOR, **{'val_dataloader.dataset.data_root': str(tmp_path / 'gone')})
+    assert [one.kind for one in serious(report)] == ['folder missing']
+    assert 'annotations train' in [outcome.name for outcome in report.outcomes]
+
+
 def test_maps_of_255_alone_are_no_reason_for_another_reading_of_zero(root: Path) -> None:
     for file in root.glob('annotations/*/*.png'):
         Image.new('L', Image.open(file).size, 255).save(file)
@@ -104,3 +127,16 @@ def test_a_config_that_cannot_be_read_is_one_error(tmp_path: Path, monkeypatch, 
     assert [outcome.name for outcome in report.outcomes] == ['config'] and report.exit_code() == 2
     assert part in report.findings[0].message and len(report.findings) == 1
     assert os.listdir(tmp_path) == ['mine.py']
+
+
+def test_every_annotation_file_is_parsed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, parse = [], coco_files.parse_json
+
+    def counted(text: str, file: str, *args: Any, **more: Any) -> Any:
+        files.append(Path(file).name)
+        return parse(text, file, *args, **more)
+
+    for module in (coco_files, annotations):
+        monkeypatch.setattr(module, 'parse_json', counted)
+    assert serious(looked(DETECTOR, root)) == []
+    assert files.count('instances_train.json') == 1
