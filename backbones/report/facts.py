@@ -105,7 +105,8 @@ def protocol_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
                      f'{data.get("annotation_file") or data.get("label_folder") or data.get("image_folder") or "?"}'
              if isinstance(data.get('images'), int) else str(data.get('annotation_file', '?')))]
     rows += [(WORDS.get(name, str(name).replace('_', ' ').capitalize()),
-              _tiles(value) if name == 'tiles' else _plainly(value)) for name, value in protocol.items() if name != 'unit']
+              _tiles(value) if name == 'tiles' else _plainly(value))
+             for name, value in protocol.items() if name != 'unit']
     for kind in details.get('kinds', ()):
         scorer = (details.get(kind) or {}).get('protocol', {}).get('scorer')
         if scorer and ('Scorer', scorer) not in rows:
