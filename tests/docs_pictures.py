@@ -24,15 +24,18 @@ def picture(page_file: Path, parts: list[str], width: int, height: int, dark: bo
             for top in range(0, page.evaluate('document.documentElement.scrollHeight'), 600):
                 page.evaluate(f'window.scrollTo(0, {top})')
                 page.wait_for_timeout(100)
-        page.evaluate('window.scrollTo(0, 0)')
-        boxes = [page.locator(f'#{part}').bounding_box() for part in parts]
-        if missing := [part for part, box in zip(parts, boxes, strict=True) if box is None]:
+        if missing := [part for part in parts if not page.locator(f'#{part}').count()]:
             raise ValueError(f'{page_file} has no part {missing[0]!r}')
+        page.set_viewport_size(dict(width=width, height=height))  # what is out of sight is not drawn
+        page.evaluate(f'scrollTo(0, document.getElementById({parts[0]!r}).getBoundingClientRect().top + scrollY - 8)')
+        page.wait_for_timeout(1000)
+        boxes = [page.locator(f'#{part}').bounding_box() for part in parts]
         top, bottom = boxes[0]['y'], boxes[-1]['y'] + boxes[-1]['height']
-        clip = dict(x=boxes[0]['x'] - 8, y=top - 8, width=boxes[0]['width'] + 16, height=min(bottom - top + 16, height))
+        clip = dict(x=boxes[0]['x'] - 8, y=max(top - 8, 0), width=boxes[0]['width'] + 16,
+                    height=min(bottom - max(top - 8, 0) + 8, height))
         if complaints:
             raise ValueError(f'{page_file}: {complaints[0]}')
-        return page.screenshot(full_page=True, clip=clip)
+        return page.screenshot(clip=clip)
 
 
 def main() -> None:
