@@ -50,7 +50,12 @@ def main() -> None:
     with quiet_imports():
         from rich.console import Console
 
-        from backbones.evaluation.compare_files import CompareOptions, compare_predictions, write_comparison
+        from backbones.evaluation.compare_files import (
+            ONE_TRAINING,
+            CompareOptions,
+            compare_predictions,
+            write_comparison,
+        )
         from backbones.evaluation.tables import print_comparison
         from backbones.files import check_writable
 
@@ -62,7 +67,9 @@ def main() -> None:
     found = compare_predictions(args.first, args.second, options)
     if args.json is not None:
         write_comparison(args.json, found)
-    print_comparison(found, Console(highlight=False))
+    console = Console(highlight=False)
+    print_comparison(found, console)
+    console.print(ONE_TRAINING, markup=False)
 
 
 if __name__ == '__main__':

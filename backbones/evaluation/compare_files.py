@@ -20,6 +20,10 @@ from backbones.data.files import shown
 from .details import FILE, FOLDER, FORMAT, check_resamplings, digest_of, steps
 
 NEEDED = ('task', 'classes', 'data', 'files', 'kinds', 'protocol')
+ONE_TRAINING = (
+    'The noise is that of other images. Another training of the same config moves the numbers, too: train both several '
+    'times before you take or drop a change for a small difference.')
+DETAILS = 'python tools/test.py CONFIG CHECKPOINT --work-dir {} --details'
 FEW = 2  # a prediction set with so many times fewer images that have a detection is remarked on
 
 
@@ -121,6 +125,9 @@ def read_source(given: str) -> Source:
             if any((folder / name).is_file() for name in ('predictions.json', 'predictions.zip')):
                 raise ValueError(f'{shown(folder)} has no {FILE}: that evaluation was ended before it was whole; run '
                                  'tools/test.py --details again')
+        if _of_a_run(path) or not _has_label_maps(path):
+            raise ValueError(f'{shown(given)} has no {FOLDER}/; run `{DETAILS.format(shown(path))}` first, or give '
+                             'label maps (.png) or a file of predictions')
         return Source(given, 'segmentation', dict(labels=path))
     if path.suffix == '.json':
         return Source(given, 'detection', dict(boxes=path, masks=path))
@@ -128,6 +135,25 @@ def read_source(given: str) -> Source:
         return Source(given, 'segmentation', dict(labels=path))
     raise ValueError(f'{shown(given)} is neither COCO results (.json), nor label maps (.zip, a folder), nor a folder '
                      'that tools/test.py --details wrote; give one of these')
+
+
+def _of_a_run(folder: Path) -> bool:
+    """Whether a folder is the work folder of a training or a test, perhaps of one that still goes on."""
+    names = ('metrics.json', 'last', 'last_checkpoint', 'runs', '*/vis_data', '*.pth')
+    return any(True for name in names for _ in folder.glob(name))
+
+
+def _has_label_maps(folder: Path) -> bool:
+    """Whether a folder holds a PNG, and none that is stored in colour, as pictures are."""
+    file = next(iter(folder.rglob('*.png')), None)
+    if file is None:
+        return False
+    try:
+        with file.open('rb') as content:
+            head = content.read(26)
+    except OSError:  # whose reader says why
+        return True
+    return head[:8] != b'\x89PNG\r\n\x1a\n' or head[25] in (0, 3)  # byte 25: grey or palette
 
 
 def _evaluation(given: str, folder: Path) -> Source:

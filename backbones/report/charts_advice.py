@@ -6,6 +6,7 @@ A rule takes a part of `details.json` and gives a `Note`, or None where the numb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
@@ -27,6 +28,17 @@ REMEDIES = dict(  # of the kinds of error of a detector
 SMALL = 'a larger input, prediction in tiles, or copy-paste of small objects while training'
 
 
+@dataclass(frozen=True)
+class Advice(Note):
+    """What to try.
+
+    Attributes:
+        fired: a rule found it beyond noise; else it says what is largest.
+    """
+
+    fired: bool = False
+
+
 def half_width(interval: Mapping[str, Any] | None) -> float | None:
     """Half the width of an interval; None where there is none."""
     if not interval or interval.get('low') is None or interval.get('high') is None:
@@ -43,14 +55,46 @@ def part_range(some: int, every: int, level: float = 0.95) -> tuple[float, float
     return (middle - room) / (1 + z * z / every), (middle + room) / (1 + z * z / every)
 
 
-def first_of(*rules: Callable[[], Note | None]) -> Note:
-    """The first rule that fires; a sentence that none does."""
+def first_of(*rules: Callable[[], Note | None], largest: str = '') -> Note:
+    """The first rule that fires; where none does, `largest`, which says what is, or that nothing stands out."""
     found = next((note for rule in rules if (note := rule()) is not None), None)
-    return found or Note('No single kind of error stands out beyond noise; the gallery shows the worst images.')
+    return found or Advice(largest or 'No single kind of error stands out beyond noise.')
+
+
+def largest_of(
+    costs: Sequence[tuple[str, float | None]], unit: str, digits: int, noise: float | None, weakest: str = ''
+) -> str:
+    """What costs most where no rule fires, and the weakest class; '' where nothing costs anything.
+
+    Args:
+        costs: name and cost of each kind.
+        unit: of a cost, such as 'AP50'.
+        digits: of it.
+        noise: half the interval of the number that it is a part of; None where there is none.
+        weakest: as `weakest_of` says it.
+    """
+    known = sorted(((cost, name) for name, cost in costs if cost and cost > 0), reverse=True)[:2]
+    if not known:
+        return weakest
+    names = ' and '.join(f'{name} ({cost:.{digits}f} {unit})' for cost, name in known)
+    if noise is None:
+        how = 'Largest, and of too few images to tell it from noise'
+    else:
+        how = 'Largest, though within noise' if known[0][0] <= noise else 'Nothing stands out clearly; largest'
+    return f'{how}: {names}.{" " if weakest else ""}{weakest}'
+
+
+def weakest_of(number: str, classes: Sequence[tuple[str, Mapping[str, Any], str]], digits: int = 3) -> str:
+    """The class of the lowest number with its interval, a sentence; '' where there are not two."""
+    known = [row for row in classes if row[1]['value'] is not None]
+    if len(known) < 2:
+        return ''
+    name, own, _ = min(known, key=lambda row: row[1]['value'])
+    return f'The weakest class is {shortened(name, 60)}: {number} {with_span(own, digits)}.'
 
 
 def _try(evidence: str, remedy: str) -> Note:
-    return Note(f'{evidence} Try first: {remedy}.')
+    return Advice(f'{evidence} Try first: {remedy}.', fired=True)
 
 
 # --- any task ----------------------------------------------------------------------------------------

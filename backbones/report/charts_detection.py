@@ -75,12 +75,12 @@ def classes_section(details: Mapping[str, Any], kind: str) -> Section:
     rows = [('Classes', f'{len(part["metrics"]["classes"]):,}'), ('Regions', kind),
             ('Counted by', protocol.get('scorer', NOT_KNOWN)), ('Precision, recall and F1', _threshold(part)),
             ('Intervals', resampled(part['intervals']['AP']))]
-    made = (worst_class(*_of_classes(part)), _class_bars(part, kind), _class_points(part, kind),
+    made = (worst_class(*of_classes(part)), _class_bars(part, kind), _class_points(part, kind),
             _class_curves(part, kind), _class_table(part, kind))
     return Section(f'{kind}-classes', title, [facts(rows, folded=True), *(one for one in made if one is not None)])
 
 
-def _of_classes(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[tuple[str, Mapping[str, Any], str]]]:
+def of_classes(part: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], list[tuple[str, Mapping[str, Any], str]]]:
     """AP of all, and of each class its name, its AP and what costs it most."""
     rows = []
     for one, own, errors in zip(part['metrics']['classes'], part['intervals']['AP/class'], part['errors']['classes'],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts_advice import confused_classes, costliest_kind, first_of, small_objects
+from .charts_advice import confused_classes, costliest_kind, first_of, half_width, largest_of, small_objects, weakest_of
 from .charts_confusion import MOST_PAIRS, confused_pairs, confusion_chart
-from .charts_detection import SIZES, TITLES
+from .charts_detection import SIZES, TITLES, of_classes
 from .charts_figures import (
     BLUE,
     GREEN,
@@ -52,10 +52,16 @@ def errors_section(details: Mapping[str, Any], kind: str) -> Section:
         parts.append(Note('No class has an object, so errors have no cost in AP.'))
     else:
         parts.append(first_of(lambda: confused_classes(part), lambda: costliest_kind(part),
-                              lambda: small_objects(part)))
+                              lambda: small_objects(part), largest=_largest(part)))
     made = (_costs(errors, kind), _by_size(errors, kind), _error_table(errors), _by_class(part, kind),
             _class_table(errors), *_confusions(confusion, kind))
     return Section(f'{kind}-errors', f'{TITLES[kind]}: errors', parts + charts_first(made))
+
+
+def _largest(part: Mapping[str, Any]) -> str:
+    number, _, classes = of_classes(part)
+    return largest_of(list(part['errors']['dap'].items()), 'AP50', 3, half_width(part['intervals'].get('AP50')),
+                      weakest_of(number, classes))
 
 
 def _meaning(errors: Mapping[str, Any], kind: str) -> str:
@@ -85,9 +91,9 @@ def _costs(errors: Mapping[str, Any], kind: str) -> Chart | None:
 
 
 def _error_table(errors: Mapping[str, Any]) -> Table:
-    rows = [[name, plotted(cost), errors['counts'][name], _meaning(errors, name)]
+    rows = [[name, plotted(cost, 9), errors['counts'][name], _meaning(errors, name)]
             for name, cost in sorted(errors['dap'].items(), key=lambda item: -(item[1] or 0))]
-    rows += [[name.replace('_', ' '), plotted(errors[name]), None, text] for name, text in TOGETHER.items()]
+    rows += [[name.replace('_', ' '), plotted(errors[name], 9), None, text] for name, text in TOGETHER.items()]
     return Table('Errors', ['Error', 'Costs AP50', 'Number', 'What'], rows, ['', '.3f', 'd', ''],
                  'Number counts all scores; most of it is detections of low score, which cost little.')
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .charts_advice import confused_labels, first_of, missed_regions, rough_boundaries, worst_class
+from .charts_advice import (
+    confused_labels,
+    first_of,
+    half_width,
+    largest_of,
+    missed_regions,
+    rough_boundaries,
+    weakest_of,
+    worst_class,
+)
 from .charts_confusion import confusion_chart
 from .charts_figures import (
     BESIDE,
@@ -28,6 +37,7 @@ from .charts_figures import (
     resampled,
     rows_axis,
     rows_height,
+    shortened,
     span,
     with_span,
 )
@@ -210,13 +220,23 @@ def label_errors_section(details: Mapping[str, Any]) -> Section:
         told.append(('Regions', f'connected pixels of a class, 8 neighbours; larger ones from '
                                 f'{", ".join(f"{limit:,}" for limit in limits)} pixels on'))
     parts: list[Part] = [facts(told, folded=True)]
-    parts.append(first_of(lambda: confused_labels(part), lambda: missed_regions(part), lambda: rough_boundaries(part)))
+    parts.append(first_of(lambda: confused_labels(part), lambda: missed_regions(part), lambda: rough_boundaries(part),
+                          largest=_largest(part)))
     names = [one['class'] for one in part['scores']['per_class']]
     caption = ('In percent of the pixels of the class; blue is right, orange is not, deeper is more (on a scale of '
                'its own); an empty cell: none.')
     made = (confusion_chart('chart-labels-confusion', table, names, unit='pixel', verb='predicted as', extra=False,
                             caption=caption), *_pairs(part), _bands(part), *_regions(part))
     return Section('labels-errors', 'Label maps: errors', parts + charts_first(made))
+
+
+def _largest(part: Mapping[str, Any]) -> str:
+    costs = [(f'{shortened(pair["true"], 60)} taken for {shortened(pair["predicted"], 60)}', pair['iou_points'])
+             for pair in part['pairs']]
+    classes = [(one['class'], own['IoU'], '') for one, own in zip(
+        part['scores']['per_class'], part['intervals']['per_class'], strict=True)]
+    return largest_of(costs, 'mIoU', 2, half_width(part['intervals']['summary'].get('mIoU')),
+                      weakest_of('IoU', classes, 1))
 
 
 def _pairs(part: Mapping[str, Any]) -> list[Part]:

@@ -25,12 +25,14 @@ class ComparedHeadline(KeyedHeadline):
         difference: this one's minus the other's, with its interval.
         verdict: such as 'better, beyond noise'.
         better: True, False, or None where it is not told.
+        other_name: what the other run is called.
     """
 
     other: str = ''
     difference: str = ''
     verdict: str = ''
     better: bool | None = None
+    other_name: str = ''
 
 
 def compare_runs(run: Run, other: Run) -> tuple[dict[str, Any] | None, Note | None]:
@@ -58,7 +60,7 @@ def compared_headlines(run: Run, other: Run, found: Mapping[str, Any] | None) ->
         rows = {row['name']: row for row in ((found or {}).get('kinds', {}).get(one.kind) or {}).get('overall', ())}
         row = rows.get(one.key)
         known = ComparedHeadline(one.name, one.value, one.interval, one.note, one.kind, one.key,
-                                 theirs.get((one.kind, one.key), ''))
+                                 theirs.get((one.kind, one.key), ''), other_name=other.name)
         result.append(known if row is None else replace(
             known, other=_value(row['first'], one.kind), difference=_difference(row, _digits(one.kind)),
             verdict=_verdict(row),
@@ -70,6 +72,9 @@ def comparison_section(run: Run, other: Run, found: Mapping[str, Any] | None, re
     """The chapter: numbers, classes, remarks."""
     parts: list[Part] = [] if refused is None else [refused]
     if found is not None:
+        from backbones.evaluation.compare_files import ONE_TRAINING
+
+        parts.append(Note(ONE_TRAINING))
         parts.append(Note(f'A is {other.name} ({other.folder}), B is {run.name}: this run. A difference is B - A; '
                           'above 0, this run is better.'))
         parts += [Note(f'{text[:1].upper()}{text[1:]}.', 'warning') for text in found['remarks']]
@@ -91,11 +96,17 @@ def _kind_parts(kind: str, part: Mapping[str, Any]) -> list[Part]:
 
 
 def _table(title: str, first: str, rows: Sequence[Mapping[str, Any]], digits: int, caption: str) -> Table:
-    cells = [[str(row['name']), row['first'], row['second'], row['difference'], row['low'], row['high'],
-              _noise(row)] for row in rows]
+    cells = [[_title(row['name']) if first == 'Number' else str(row['name']), row['first'], row['second'],
+              row['difference'], row['low'], row['high'], _noise(row)] for row in rows]
     plain, signed = f'.{digits}f', f'+.{digits}f'
     return Table(title, [first, 'A', 'B', 'B - A', 'from', 'to', 'Verdict'], cells,
                  ['', plain, plain, signed, signed, signed, ''], caption)
+
+
+def _title(name: Any) -> str:
+    """The name of a number as the other chapters write it: 'AP small', 'F1', 'Boundary mIoU'."""
+    words = str(name).replace('_', ' ')
+    return words if words[:1].isupper() or words[1:2].isupper() else words[:1].upper() + words[1:]
 
 
 def _bars(kind: str, title: str, by: str, classes: Sequence[Mapping[str, Any]]) -> Chart | None:
@@ -111,13 +122,20 @@ def _bars(kind: str, title: str, by: str, classes: Sequence[Mapping[str, Any]]) 
                 customdata=names, error_x=error, meta=dict(color=0), showlegend=False,
                 marker=dict(size=8, symbol=['circle' if row['beyond'] else 'circle-open' for row in known]),
                 hovertemplate='%{customdata}: %{x:+.4g}<extra></extra>')
-    layout = dict(xaxis=dict(title=f'{by}: B - A', zeroline=True),
+    layout = dict(xaxis=dict(title=f'{by}: B - A', zeroline=True, range=_range(known)),
                   yaxis=dict(tickmode='array', tickvals=list(range(len(known))), ticktext=names, automargin=True,
                              zeroline=False))
     left = f' The {MOST_BARS} largest of {len(classes)} are drawn.' if len(classes) > len(known) else ''
     return Chart(f'differences-{kind}', f'{title}: difference of {by} by class', dict(data=[data], layout=layout),
                  f'With intervals; filled where beyond noise. Right of 0 this run is better.{left}',
                  height=max(260, 24 * len(known) + 90), wide=True)
+
+
+def _range(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """From the lowest to the highest end, and 0 in any case, with some room."""
+    ends = [0.0, *(row[name] for row in rows for name in ('difference', 'low', 'high') if row[name] is not None)]
+    room = 0.06 * (max(ends) - min(ends)) or 0.01
+    return [min(ends) - room, max(ends) + room]
 
 
 def _digits(kind: str) -> int:
@@ -139,7 +157,7 @@ def _difference(row: Mapping[str, Any], digits: int) -> str:
 def _noise(row: Mapping[str, Any]) -> str:
     if row['difference'] is None:
         return 'not defined'
-    return 'beyond noise, among all' if row['beyond'] and row.get('jointly') else VERDICTS[row['beyond']]
+    return f'{_verdict(row)}, among all' if row['beyond'] and row.get('jointly') else _verdict(row)
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -15,12 +15,16 @@ from typing import Any
 import backbones
 from backbones.data.files import shown
 
-from .parts import Note, Part, Section, Table
+from .parts import Facts, Note, Part, Section, Table
 from .run_folder import Run
 
 CONFIGS = Path(backbones.__file__).resolve().parent.parent / 'configs'
 LONGEST_VALUE = 300  # characters of a value in the table
 MISSING = '(not set)'
+OF_THE_TOOL = re.compile(  # what a training sets, not the user: where it ran, its trackers, its guarded readers
+    r'(work_dir|launcher|resume|env_cfg\.dist_cfg\.backend|visualizer\.vis_backends(\[\d+\])?(\..*)?)$')
+HARDENED = ('backbones.{}', 'backbones.Guarded{}')  # names that a training puts in the place of others
+OF_MASKS = ('LoadAnnotations', 'backbones.LoadInstanceAnnotations')
 OF_A_RUN = ('work_dir', 'launcher')  # which say where a run was, not what it was
 
 
@@ -204,9 +208,20 @@ def _against_base(run: Run) -> list[Part]:
     commit = (run.record.get('git') or {}).get('backbones') or {}
     if isinstance(commit, Mapping) and commit.get('commit'):
         caption += f' The run was of commit {str(commit["commit"])[:10]}.'
-    if not [one for one in found if one.key not in OF_A_RUN]:
-        return [Note(f'The run is {base.path} as it is shipped; nothing was changed but where it was written.')]
-    return [_table('Changed from the base', found, ('Base', 'This run'), caption)]
+    changed = [one for one in found if not set_by_tool(one)]
+    parts: list[Part] = [_table('Changed from the base', changed, ('Base', 'This run'), caption)] if changed else [
+        Note(f'The run is {base.path} as it is shipped; nothing was changed but what the tool sets.')]
+    rows = [(one.key, f'{_or_missing(one.first)} → {_or_missing(one.second)}') for one in found if set_by_tool(one)]
+    return [*parts, Facts(rows, 'Set by the tool', folded=True)] if rows else parts
+
+
+def set_by_tool(one: Difference) -> bool:
+    """Whether a difference is of what the training sets by itself."""
+    if OF_THE_TOOL.match(one.key):
+        return True
+    first, second = (str(value).strip("'") for value in (one.first, one.second))
+    return one.key.endswith('.type') and (
+        (first, second) == OF_MASKS or second in [form.format(first) for form in HARDENED])
 
 
 def _against(run: Run, other: Run) -> list[Part]:
@@ -219,7 +234,10 @@ def _against(run: Run, other: Run) -> list[Part]:
     return [_table(f'Changed from {other.name}', found, (other.name, run.name), 'Keys in which the two runs differ.')]
 
 
+def _or_missing(value: str | None) -> str:
+    return MISSING if value is None else value
+
+
 def _table(title: str, found: Sequence[Difference], names: Sequence[str], caption: str) -> Table:
-    rows = [[one.key, MISSING if one.first is None else one.first, MISSING if one.second is None else one.second]
-            for one in found]
+    rows = [[one.key, _or_missing(one.first), _or_missing(one.second)] for one in found]
     return Table(title, ['Key', *names], rows, ['', '', ''], caption, shown=30)

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def summary(run: Run, logs: Logs) -> list[Part]:
 def protocol_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How an evaluation was done, in words."""
     protocol, data = details.get('protocol') or {}, details.get('data') or {}
-    rows = [('Checkpoint', str(details.get('checkpoint', ''))), ('Written', str(details.get('written', ''))),
+    rows = [('Checkpoint', str(details.get('checkpoint', ''))), ('Written', in_utc(details.get('written', ''))),
             ('Data', f'{data.get("images", "?"):,} images of '
                      f'{data.get("annotation_file") or data.get("label_folder") or data.get("image_folder") or "?"}'
              if isinstance(data.get('images'), int) else str(data.get('annotation_file', '?')))]
@@ -113,6 +114,15 @@ def protocol_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(('Scorer', str(scorer)))
     rows.append(('Intervals', f'95 %, {details.get("resamplings", "?")} resamplings of the images'))
     return rows
+
+
+def in_utc(written: Any) -> str:
+    """A time in the form of the page's head, such as '2026-11-22 09:57 UTC'; what is none as it is."""
+    try:
+        time = datetime.fromisoformat(str(written))
+    except ValueError:
+        return str(written)
+    return f'{time.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC' if time.tzinfo else str(written)
 
 
 def _tiles(value: Any) -> str:
@@ -278,7 +288,7 @@ def environment_section(run: Run) -> Section:
     command = record.get('command')
     machine = record.get('machine') or {}
     rows = [('Command', shlex.join(map(str, command)) if isinstance(command, list) else str(command)),
-            ('Folder', str(record.get('folder', ''))), ('Started', str(record.get('time', ''))),
+            ('Folder', str(record.get('folder', ''))), ('Started', in_utc(record.get('time', ''))),
             ('Seed', f'{record.get("seed")}{", deterministic" if record.get("deterministic") else ""}'),
             ('Processes', f'{record.get("world_size", "?")}, launcher {record.get("launcher", "?")}'),
             ('Machine', str(machine.get('host', '?'))), ('System', str(machine.get('system', '?'))),

@@ -316,8 +316,8 @@ def read_places(file: Path, places: Sequence[int]) -> dict[int, Any]:
                 if len(kept) == len(wanted):
                     break
     except (OSError, ValueError, RecursionError) as error:
-        raise NoGalleryError(f'the predictions {shown(file)} cannot be read ({str(error)[:120]}); evaluate '
-                             'again') from error
+        raise NoGalleryError(f'the predictions {shown(file)} cannot be read '
+                             f'({(getattr(error, "strerror", None) or str(error))[:120]}); evaluate again') from error
     return kept
 
 

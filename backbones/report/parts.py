@@ -30,11 +30,15 @@ class Note:
         text: plain text.
         severity: 'note', 'warning' or 'error'.
         command: what to type for it to be otherwise; '' for none.
+        link: id of the chapter that says more; '' for none.
+        link_text: its title.
     """
 
     text: str
     severity: str = 'note'
     command: str = ''
+    link: str = ''
+    link_text: str = ''
 
 
 @dataclass(frozen=True)

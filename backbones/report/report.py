@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from backbones.data.files import shown
+from backbones.evaluation.compare_files import ONE_TRAINING
 from backbones.files import check_writable, keep_older, write_bytes
 
+from .advice import cut_short, placed, with_advice
 from .comparison import compare_runs, compared_headlines, comparison_section, same_folder
 from .config_diff import config_section
 from .curves import Logs, read_logs
@@ -18,7 +20,7 @@ from .data_findings import data_section
 from .facts import environment_section, headlines, history, summary
 from .page import GENERATOR, render
 from .parts import Headline, Note, Page, Part, Section
-from .run_folder import Run, read_run
+from .run_folder import Run, read_run, tell_apart
 from .samples import sample_parts
 from .training import Trained, training_section
 from .video import frames_of_video
@@ -70,6 +72,8 @@ def _write(work_dir: str | Path, compare: str | Path | None, out: str | Path | N
     other = read_run(compare) if compare is not None else None
     if other is not None and same_folder(run.folder, other.folder):
         raise ValueError(f'--compare {shown(compare)} is {shown(work_dir)} itself; name another work folder')
+    if other is not None:
+        tell_apart(run, other)
     if file.is_dir():
         raise ValueError(f'--out {shown(file)} is a folder; name a file in it, such as {shown(file / NAME)}')
     check_writable(str(file), '--out')
@@ -127,11 +131,13 @@ def make_page(run: Run, other: Run | None = None, progress: Callable[..., None] 
         found, refused = compare_runs(run, other)
         numbers = compared_headlines(run, other, found)
         sections.append(comparison_section(run, other, found, refused))
-        below = [*([refused] if refused else []), *below]
+        told = refused or (Note(ONE_TRAINING) if found else None)  # directly under the verdicts
+        below = [*([told] if told else []), *below]
         runs = [Trained(run, logs, run.name), Trained(other, read_logs(other), other.name)]
     sections.append(training_section(runs))
-    sections += _evaluation(run)
-    sections += _gallery(run, progress)
+    detailed, advice = with_advice([*_evaluation(run), *_gallery(run, progress)], run, logs)
+    sections += detailed
+    below = placed(below, advice)
     progress('config')
     sections.append(config_section(run, other))
     progress('data')
@@ -141,7 +147,8 @@ def make_page(run: Run, other: Run | None = None, progress: Callable[..., None] 
 
 def below_headlines(run: Run, logs: Logs) -> list[Part]:
     """What the summary says below its numbers."""
-    below = summary(run, logs)
+    short = cut_short(run, logs)
+    below = [*([short] if short else []), *summary(run, logs)]
     if run.details is not None and (note := frames_of_video(run.details)):
         below.append(note)
     return below + history(run)

@@ -51,6 +51,7 @@ class Run:
         ended: content of `last_exit.json`.
         holder: of the lock; None where nobody holds it.
         alive: whether the holder lives, as far as can be seen from here.
+        called: what tells it from another run on the page; '' where the folder's name does.
     """
 
     folder: Path
@@ -65,11 +66,12 @@ class Run:
     ended: dict[str, Any] | None = None
     holder: dict[str, Any] | None = None
     alive: bool = False
+    called: str = ''
 
     @property
     def name(self) -> str:
-        """Of the folder."""
-        return shown(self.folder.absolute().name or str(self.folder.absolute()))
+        """Of the folder, or as much of its path as tells it from the other run."""
+        return self.called or shown(self.folder.absolute().name or str(self.folder.absolute()))
 
     @property
     def evaluation(self) -> Path:
@@ -97,6 +99,17 @@ class Run:
                 return str(self.folder / name)
         files = [(int(match[2]), path) for path in self.folder.glob('*.pth') if (match := CHECKPOINT.match(path.name))]
         return str(max(files)[1]) if files else 'CHECKPOINT'
+
+
+def tell_apart(run: Run, other: Run) -> None:
+    """Call two runs whose folders have one name by as much of their paths as differs."""
+    mine, its = (list(one.folder.absolute().parts) for one in (run, other))
+    for number in range(1, 1 + max(len(mine), len(its))):
+        names = [shown(str(Path(*parts[-number:]))) for parts in (mine, its)]
+        if names[0] != names[1]:
+            if number > 1:
+                run.called, other.called = names
+            return
 
 
 def read_run(folder: str | Path) -> Run:

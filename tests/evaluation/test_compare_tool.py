@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip('mmdet', reason='mmdet is not installed')
 pytest.importorskip('mmseg', reason='mmseg is not installed')
@@ -186,6 +187,18 @@ def test_the_truth_must_be_told_and_fit(runs: dict[str, Path], demo: Path) -> No
         compare(labels, labels, labels=str(demo / 'annotations/training'), first_class=1)
     with pytest.raises(ValueError, match=r'is of a detection model and .* of a segmentation model'):
         compare(boxes, labels)
+
+
+@pytest.mark.parametrize('make', [
+    lambda folder: (folder / '20260102_030405/vis_data').mkdir(parents=True),
+    lambda folder: (folder / 'picture.jpg').write_bytes(b'none'),
+    lambda folder: Image.new('RGB', (4, 4)).save(folder / 'picture.png'),
+])
+def test_a_folder_without_an_evaluation_is_told_as_such(runs: dict[str, Path], tmp_path: Path, make) -> None:
+    make(tmp_path)
+    for pair in ((runs['good'], tmp_path), (tmp_path, runs['fine'])):
+        with pytest.raises(ValueError, match=r'has no evaluation/; run `python tools/test\.py CONFIG CHECKPOINT'):
+            compare(*pair)
 
 
 def run_command(*arguments: object) -> int:

@@ -11,10 +11,12 @@ from backbones.report.charts_advice import (
     confused_labels,
     costliest_kind,
     first_of,
+    largest_of,
     missed_regions,
     part_range,
     rough_boundaries,
     small_objects,
+    weakest_of,
     worst_class,
 )
 
@@ -157,6 +159,19 @@ def test_one_advice_is_given_or_that_there_is_none() -> None:
     assert first_of(*rules) == confused_labels(part)
     part['intervals']['summary']['mIoU'] = without(copy.copy(part['intervals']['summary']['mIoU']))
     assert 'No single kind' in first_of(*rules).text
+
+
+@pytest.mark.parametrize(('noise', 'words'), [
+    (0.5, 'Largest, though within noise'), (0.2, 'Nothing stands out clearly'),
+    (None, 'Largest, and of too few images')])
+def test_where_no_rule_fires_the_largest_are_named_and_whether_noise_covers_them(
+    noise: float | None, words: str
+) -> None:
+    weakest = weakest_of('AP', [('box', interval(0.4, 0.1), ''), ('disc', interval(0.6, 0.1), '')])
+    text = largest_of([('missed', 0.3), ('localisation', 0.4), ('both', None)], 'AP50', 3, noise, weakest)
+    assert text.startswith(words)
+    assert text.endswith('localisation (0.400 AP50) and missed (0.300 AP50). '
+                         'The weakest class is box: AP 0.400 (0.300 to 0.500).')
 
 
 def test_the_range_of_a_part_is_wilsons() -> None:

@@ -10,7 +10,7 @@ from conftest import ROOT
 from report_helpers import make_run
 
 from backbones.config import read_config
-from backbones.report.config_diff import MISSING, Difference, config_section, differences, find_base
+from backbones.report.config_diff import MISSING, Difference, config_section, differences, find_base, set_by_tool
 from backbones.report.parts import Note, Table
 from backbones.report.run_folder import read_run
 from backbones.training.run_record import plain
@@ -84,12 +84,26 @@ def test_the_chapter_lists_what_was_changed(tmp_path: Path) -> None:
     config['optim_wrapper']['optimizer']['lr'] = 7.5
     config['work_dir'] = 'work_dirs/a'
     run = read_run(run_of(tmp_path, config, command=['python', SHIPPED]))
-    table = config_section(run).parts[0]
+    table, rest = config_section(run).parts[:2]
     assert isinstance(table, Table)
     assert [row for row in table.rows if row[0] == 'optim_wrapper.optimizer.lr'] == [
         ['optim_wrapper.optimizer.lr', '0.001', '7.5']]
-    assert ['work_dir', MISSING, "'work_dirs/a'"] in table.rows
-    assert len(table.rows) == 2
+    assert len(table.rows) == 1
+    assert rest.folded and rest.rows == [('work_dir', f"{MISSING} → 'work_dirs/a'")]
+
+
+@pytest.mark.parametrize(('key', 'first', 'second', 'by_tool'), [
+    ('env_cfg.dist_cfg.backend', "'nccl'", "'gloo'", True),
+    ('val_dataloader.dataset.pipeline[0].type', "'LoadImageFromFile'", "'backbones.LoadImageFromFile'", True),
+    ('visualizer.vis_backends', '[]', "[{'type': 'backbones.LocalVisBackend'}]", True),
+    ('model.backbone.type', "'backbones.ConvNeXt'", "'backbones.ViT'", False),
+    ('optim_wrapper.type', "'OptimWrapper'", "'AmpOptimWrapper'", False),
+    ('train_dataloader.batch_size', '4', '2', False),
+])
+def test_what_a_training_sets_is_told_from_what_its_user_does(
+    key: str, first: str, second: str, by_tool: bool
+) -> None:
+    assert set_by_tool(Difference(key, first, second)) is by_tool
 
 
 def test_two_runs_of_the_same_config_are_said_to_be(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ from details_helpers import detect, segment
 from report_helpers import make_run
 
 from backbones.data.demo import generate_demo
+from backbones.evaluation.compare_files import ONE_TRAINING
 from backbones.files import write_json
 from backbones.report import data_findings, look_at_data
+from backbones.report.charts_advice import Advice
 from backbones.report.comparison import compare_runs
 from backbones.report.curves import read_logs
 from backbones.report.facts import headlines
 from backbones.report.page import render
-from backbones.report.parts import Facts, Note, Page, Section
+from backbones.report.parts import Chart, Facts, Note, Page, Section
 from backbones.report.report import below_headlines, make_page, write_report
 from backbones.report.run_folder import read_run
 
@@ -138,6 +140,45 @@ def test_a_folder_in_the_place_of_the_page_is_refused(plain: Path, tmp_path: Pat
 def test_a_run_is_not_compared_with_itself(plain: Path) -> None:
     with pytest.raises(ValueError, match='name another work folder'):
         write_report(plain, compare=plain)
+
+
+def test_below_a_comparison_the_page_says_which_noise_is_meant(compared: Page) -> None:
+    assert compared.summary[0].text == compared.sections[0].parts[0].text == ONE_TRAINING
+
+
+def test_the_axis_of_differences_contains_zero(compared: Page) -> None:
+    low, high = next(part for part in compared.sections[0].parts if isinstance(part, Chart)).figure['layout']['xaxis'][
+        'range']
+    assert low < 0 < high
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        make_run(tmp_path / name / 'run')
+    text = write_report(tmp_path / 'a/run', tmp_path / 'b/run').read_text()
+    assert '<h1>a/run</h1>' in text and 'Compared with b/run' in text
+
+
+def test_the_first_advice_stands_in_the_summary_with_its_chapter(runs: Path) -> None:
+    page = page_of(runs / 'bad')
+    (advice,) = [part for part in page.summary if isinstance(part, Advice)]
+    assert advice.link in {section.id for section in page.sections}
+    assert f'<a href="#{advice.link}">' in render(page)
+
+
+@pytest.mark.parametrize('told', ['config', 'log'])
+def test_a_run_cut_short_is_told_to_train_to_the_end_first(run: Path, told: str) -> None:
+    if told == 'log':
+        (next(run.glob('2*')) / 'a.log').write_text('the schedule ends after the training: step 500 against 30; make')
+    read = read_run(run)
+    if told == 'config':
+        read.config['param_scheduler'] = [dict(type='CosineAnnealingLR', begin=0, end=12, by_epoch=True)]
+    page = make_page(read)
+    (warning,) = [part for part in page.summary if isinstance(part, Note) and 'The schedule' in part.text]
+    assert warning.severity == 'warning'
+    (advice,) = [part for part in page.summary if isinstance(part, Advice)]
+    assert advice.text.startswith('Train to the end of the schedule first.')
 
 
 def test_a_comparison_tells_which_is_better_beyond_noise(compared: Page) -> None:
