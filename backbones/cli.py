@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from backbones.missing import MissingToolboxError, how_to_install
 from backbones.training.exits import ending_with_the_run
@@ -48,6 +49,7 @@ class ToolParser(argparse.ArgumentParser):
     def _all_taken(self, parse: Callable[..., tuple[argparse.Namespace, list[str]]], args: list[str] | None,
                    namespace: argparse.Namespace | None) -> argparse.Namespace:
         words, known = sys.argv[1:] if args is None else args, self._options(hidden=True)
+        self._words = words
         for word in words[:words.index('--')] if '--' in words else words:
             # looked at first, as the value of an unknown option would be taken for an argument and its place be blamed
             if word.startswith('--') and ' ' not in word and word.partition('=')[0] not in known:
@@ -57,6 +59,16 @@ class ToolParser(argparse.ArgumentParser):
             self._refuse(next((word for word in left if word.startswith('-')), left[0]))
         return found
 
+    def error(self, message: str) -> NoReturn:
+        """End with the message; of a config that an option of several values took, say so."""
+        if re.search(r'required: .*\b(config|CONFIG)\b', message):
+            option = None
+            for word in getattr(self, '_words', ()):
+                option = word if word.startswith('--') else option
+                if word.endswith('.py') and option is not None and '=' not in word:
+                    message = f'{option} took {word} as one of its values; put CONFIG before {option}'
+        super().error(message)
+
     def _refuse(self, word: str) -> None:
         option, _, value = word.partition('=')
         if option in self._options():
@@ -64,6 +76,7 @@ class ToolParser(argparse.ArgumentParser):
         elif word.startswith('-'):
             known = [name for name in self._options() if name.startswith('--')]
             near = ([name for name in known if name.startswith(option)]
+                    or [name for name in known if option.replace('_', '-').startswith(f'{name}-')]
                     or difflib.get_close_matches(option.lower().replace('_', '-'), known, 1))
             text = f'{option} is no option; ' + (f'did you mean {" or ".join(near)}? ' if near else '')
         elif value and '--cfg-options' in self._options():

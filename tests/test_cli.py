@@ -148,12 +148,24 @@ def refusal(parser: ToolParser, words: str, capsys: pytest.CaptureFixture, way: 
     ('c.py --work_dir x', '--work_dir is no option; did you mean --work-dir? '),
     ('c.py --cfg-options a=1 --resumme', '--resumme is no option; did you mean --resume? '),
     ('c.py --zzzz', '--zzzz is no option; '),
+    ('c.py --log-thr .5', '--log-thr is no option; did you mean --log? '),
 ])
 def test_an_unknown_option_is_answered_with_the_nearest(
     words: str, hint: str, way: str, capsys: pytest.CaptureFixture
 ) -> None:
     said = refusal(parser_of_options(), words, capsys, way)
     assert said == f'error: {hint}`tool.py --help` lists what there is\n'
+
+
+@pytest.mark.parametrize('way', ['parse_args', 'parse_intermixed_args'])
+def test_a_config_that_an_option_of_several_values_took_is_told(way: str, capsys: pytest.CaptureFixture) -> None:
+    parser = ToolParser(prog='tool.py')
+    parser.add_argument('config')
+    parser.add_argument('--log', nargs='+')
+    parser.add_argument('--resume', action='store_true')
+    said = refusal(parser, '--log none configs/c.py --resume', capsys, way)
+    assert said.endswith('error: --log took configs/c.py as one of its values; put CONFIG before --log\n')
+    assert 'required: config' in refusal(parser, '--log none', capsys, way)
 
 
 @pytest.mark.parametrize(('given', 'meant'), [

@@ -14,6 +14,10 @@ order of the checkpoint's classes. (tools/test.py --out uses the ids of the anno
 `precision`, else the model as it was trained. --compile compiles it, too, which takes a minute or more for each size.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 try:
     from backbones.cli import ToolParser, add_overrides, add_precision, run_tool
 except ImportError as error:
@@ -54,7 +58,7 @@ def main() -> int:
     if config is None and checkpoint.endswith('.py'):
         config, checkpoint, *images = *args.paths, *[None] * (len(args.paths) < 2)
     if not images:
-        parser.error('the images are missing: give [CONFIG] CHECKPOINT IMAGES')
+        parser.error(f'{_missing(config, checkpoint)} missing: give [CONFIG] CHECKPOINT IMAGES')
     from backbones.evaluation.predict import predict
     from backbones.evaluation.tiles import read_tiles
 
@@ -64,6 +68,17 @@ def main() -> int:
         tiles=read_tiles(args.tile, args.tile_overlap, args.tile_whole))
     print(f'{done} images predicted into {args.out}' + (f', {failed} could not be read' if failed else ''))
     return 1 if failed else 0
+
+
+def _missing(config: str | None, given: str | None) -> str:
+    """What one path alone, behind a config, lacks."""
+    if given is None:
+        return f'{config} is a config; the checkpoint and the images are'
+    from backbones.evaluation.checkpoint_config import holds_checkpoint
+
+    if Path(given).exists() and not holds_checkpoint(given):
+        return f'{given} holds no checkpoint; the checkpoint is'
+    return 'the images are'
 
 
 if __name__ == '__main__':

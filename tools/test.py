@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('checkpoint', help='path of a checkpoint of this model')
+    parser.add_argument('checkpoint', help='a checkpoint of this model, or the work folder of a run')
     parser.add_argument('--work-dir', help='folder of metrics.json and logs; default work_dirs/<config name>')
     parser.add_argument('--tta', action='store_true', help='several scales and a flip, merged')
     parser.add_argument(
@@ -68,10 +68,13 @@ def main() -> None:
     args = parse_args()
     from backbones.evaluation.run import run_test
     from backbones.evaluation.tiles import read_tiles
+    from backbones.training.screen import dumps_in_the_log_only
 
     tiles = read_tiles(args.tile, args.tile_overlap, args.tile_whole)
-    run_test(args.config, args.checkpoint, args.work_dir, args.tta, args.out, args.show_dir, args.cfg_options,
-             args.launcher, args.precision, args.compile, detail_options(args), tiles, args.loss, args.plain)
+    details = detail_options(args)
+    with dumps_in_the_log_only():
+        run_test(args.config, args.checkpoint, args.work_dir, args.tta, args.out, args.show_dir, args.cfg_options,
+                 args.launcher, args.precision, args.compile, details, tiles, args.loss, args.plain)
 
 
 def detail_options(args: argparse.Namespace) -> DetailOptions | None:

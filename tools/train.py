@@ -46,10 +46,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from backbones.training.launch import run_training
+    from backbones.training.screen import dumps_in_the_log_only
 
-    run_training(
-        args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
-        args.precision, args.compile, not args.no_preflight, args.log, args.plain)
+    log = args.log and [name for word in args.log for name in word.split(',') if name or word == ',']
+    with dumps_in_the_log_only():
+        run_training(
+            args.config, args.work_dir, args.resume, args.cfg_options, args.launcher, args.total_batch, args.inject,
+            args.precision, args.compile, not args.no_preflight, log, args.plain)
 
 
 if __name__ == '__main__':

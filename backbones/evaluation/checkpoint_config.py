@@ -7,8 +7,9 @@ taken, each `type` must be a registered class, and each text a plain word.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from mmengine.registry import MODELS, TASK_UTILS, TRANSFORMS, Registry
 from backbones.checkpoints import is_checkpoint, list_checkpoints, newest_valid, read_best
 from backbones.checkpoints.export import exported_meta
 from backbones.checkpoints.stored_config import NoConfig, unpacked
+from backbones.data.files import IMAGE_SUFFIXES
 from backbones.missing import toolbox_needed
 from backbones.registry import SCOPE
 from backbones.weights.load import local_file
 from backbones.weights.read import file_kind, read_file
+from backbones.weights.sources import SUFFIXES, resolve
 
 SCOPES = (SCOPE, 'mmdet', 'mmseg', 'mmengine')
 UNREGISTERED = {'nms', 'soft_nms', 'RoIAlign', 'RoIPool'}  # names of mmcv.ops, looked up there
@@ -32,6 +35,7 @@ TRAINING_ONLY = ('init_cfg', 'pretrained', 'class_weight', 'backend_args', 'file
 WORD = re.compile(r'[\w.,:;=+ -]*')
 FILE = re.compile(r'\.(py|pkl|pickle|pth|pt|bin|npy|npz|json|ya?ml|txt)$', re.I)
 GIVE = 'give the config of its run, too'
+IN_PREDICT, IN_PYTHON = 'tools/predict.py CONFIG CHECKPOINT ...', 'load_model(CONFIG, CHECKPOINT)'
 NUMBER = re.compile(r'(\d+)\D*$')
 
 
@@ -50,8 +54,7 @@ def config_of_checkpoint(checkpoint: str | Path) -> tuple[Config, Config]:
         object.__setattr__(config, '_filename', f'in {checkpoint}')  # for messages; MMEngine would open the file
         return config, _shown(stored)
     except NoConfig as error:
-        raise ValueError(f'checkpoint {checkpoint} {error}; {GIVE} (tools/predict.py CONFIG CHECKPOINT ..., '
-                         'load_model(CONFIG, CHECKPOINT))') from error
+        raise ValueError(f'checkpoint {checkpoint} {error}; {GIVE} ({IN_PREDICT}, {IN_PYTHON})') from error
 
 
 def classes_of_checkpoint(checkpoint: str | Path) -> tuple[str, ...]:
@@ -165,23 +168,68 @@ def _registered(kind: str, scope: str, roots: tuple[Registry, ...]) -> bool:
 # --- which checkpoint ---------------------------------------------------------------------------------------
 
 
-def find_checkpoint(given: str | Path) -> str | Path:
+def find_checkpoint(given: str | Path, tell: Callable[[str], None] | None = None) -> str | Path:
     """A checkpoint itself, or that of a work folder: the best one where the run chose one, else the newest.
 
+    Args:
+        given: path of either, or any other name of a checkpoint, which stays as it is.
+        tell: takes the lines about what was found; default: the log.
+
     Raises:
-        ValueError: a folder without a checkpoint that can be used.
+        ValueError: nothing is there, it is no checkpoint, or a folder without one that can be used.
     """
-    folder = Path(given)
+    folder, tell = Path(given), tell or (lambda text: print_log(text, 'current'))
     if not folder.is_dir() or is_checkpoint(folder):
+        if folder.exists() or folder.suffix not in SUFFIXES:  # else the reader tells of the file that is missing
+            check_file(given)
         return given
-    found = _best(folder) or _newest(folder) or _weight_file(folder)
+    found = _best(folder) or _newest(folder, tell) or _weight_file(folder)
     if found is None:
         raise ValueError(
             f'the folder {folder} holds no checkpoint (epoch_000012, iter_000120, best_*.pth, epoch_12.pth); give the '
             'work folder of a run, or a checkpoint'
         )
-    print_log(f'checkpoint of {folder}: {found.name}', 'current')
+    tell(f'checkpoint of {folder}: {found.name}')
     return found
+
+
+def holds_checkpoint(given: str | Path) -> bool:
+    """Whether a path is a checkpoint, or a work folder with one; nothing is logged or raised."""
+    path = Path(given)
+    try:
+        if path.is_dir():
+            return bool(is_checkpoint(path) or list_checkpoints(path) or _weight_file(path))
+        return path.is_file() and bool(file_kind(path))
+    except (ValueError, OSError):
+        return False
+
+
+def check_file(given: str | Path) -> None:
+    """Refuse a local name without a checkpoint behind it; of a file, the first bytes are looked at.
+
+    Raises:
+        ValueError: nothing is there, or a file of another kind.
+    """
+    path = resolve(given).path  # None: to be downloaded
+    if path is None or is_checkpoint(path):
+        return
+    if path.is_file():
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, '.py'):
+            kind = 'a config' if path.suffix == '.py' else 'a picture'
+            raise ValueError(f'{path} is {kind}, not a checkpoint; give a checkpoint, or the work folder of a run')
+        file_kind(path)
+    elif not path.exists():
+        raise ValueError(f'nothing is there at {path}; correct the path: give a checkpoint, or the work folder of a '
+                         f'run{_beside(path)}')
+
+
+def _beside(path: Path) -> str:
+    """What a path that does not exist may have been meant to be."""
+    try:
+        near = difflib.get_close_matches(path.name, sorted(other.name for other in path.parent.iterdir()), 1)
+    except OSError:
+        return ''
+    return f'. Did you mean {path.parent / near[0]}?' if near else ''
 
 
 def _best(folder: Path) -> Path | None:
@@ -192,10 +240,10 @@ def _best(folder: Path) -> Path | None:
     return None
 
 
-def _newest(folder: Path) -> Path | None:
+def _newest(folder: Path, tell: Callable[[str], None]) -> Path | None:
     found = newest_valid(folder)
     for problem in found.problems:
-        print_log(problem, 'current')
+        tell(problem)
     if found.path is None and list_checkpoints(folder):
         raise ValueError(f'no checkpoint of {folder} can be used: {"; ".join(found.problems)}')
     return found.path

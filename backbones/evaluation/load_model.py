@@ -20,7 +20,7 @@ from backbones.config import load_config
 from backbones.data.files import shown
 from backbones.data.images import MAX_PIXELS
 from backbones.evaluation.batches import Batches
-from backbones.evaluation.checkpoint_config import find_checkpoint
+from backbones.evaluation.checkpoint_config import IN_PYTHON, find_checkpoint
 from backbones.evaluation.predict import Ready, build_model, in_tiles, make_ready, trained_config
 from backbones.evaluation.tiles import read_tiles
 
@@ -262,7 +262,7 @@ def load_model(
     if config is not None and checkpoint is None:
         checkpoint = load_config(config, options).work_dir
         if not Path(checkpoint).is_dir():
-            raise ValueError(f'{config} has no run in {checkpoint}; give load_model(CONFIG, CHECKPOINT)')
+            raise ValueError(f'{config} has no run in {checkpoint}; name its checkpoint: {IN_PYTHON}')
     checkpoint = find_checkpoint(checkpoint_or_config if config is None else checkpoint)
     cfg, whole = trained_config(config, checkpoint, options)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):

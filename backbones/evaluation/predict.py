@@ -26,7 +26,12 @@ from backbones.classes_setting import ANNOTATIONS, apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.files import read_image, shown
 from backbones.evaluation.batches import Batches
-from backbones.evaluation.checkpoint_config import classes_of_checkpoint, config_of_checkpoint, find_checkpoint
+from backbones.evaluation.checkpoint_config import (
+    classes_of_checkpoint,
+    config_of_checkpoint,
+    find_checkpoint,
+    holds_checkpoint,
+)
 from backbones.evaluation.fast import choose_precision, make_fast
 from backbones.evaluation.inputs import Picture, count_pictures, find_images, pictures
 from backbones.evaluation.labels import spare_scores
@@ -162,6 +167,7 @@ def predict(
         if value < 1:
             raise ValueError(f'{option} {value}: give a number from 1')
     images, out = list(images), Path(out)
+    _check_order(checkpoint, images)
     find_images(images)
     lines = open_out(out, resume)
     checkpoint = find_checkpoint(checkpoint)
@@ -175,6 +181,15 @@ def predict(
     folder = Folder(out, cfg, ready.classes, made_by, lines, score_threshold)
     files = find_images(images, folder.names())
     return _Run(ready, folder, batch).over(files, every)
+
+
+def _check_order(checkpoint: str | Path, images: list[str | Path]) -> None:
+    """Refuse pictures in the place of the checkpoint, and a checkpoint among the pictures."""
+    if Path(checkpoint).exists() and not holds_checkpoint(checkpoint):
+        other = next((image for image in images if holds_checkpoint(image)), None)
+        if other is not None:
+            raise ValueError(f'{checkpoint} holds no checkpoint, and {other}, among the images, does: are they '
+                             'swapped? Give the checkpoint first: [CONFIG] CHECKPOINT IMAGES')
 
 
 class _Run:

@@ -14,6 +14,7 @@ from torch import nn
 from backbones.classes_setting import apply_classes
 from backbones.config import fit_to_machine, is_segmenter, load_config
 from backbones.data.classes import check_same_classes
+from backbones.evaluation.checkpoint_config import check_file, find_checkpoint
 from backbones.evaluation.fast import choose_precision, make_fast
 from backbones.evaluation.labels import spare_scores
 from backbones.evaluation.lean import merges_masks, needs_labels_only, spare_masks
@@ -33,7 +34,7 @@ TTA_MODES = ('whole', 'slide')
 
 def run_test(
     config: str | Path,
-    checkpoint: str,
+    checkpoint: str | Path,
     work_dir: str | None = None,
     tta: bool = False,
     out: str | None = None,
@@ -51,7 +52,7 @@ def run_test(
 
     Args:
         config: path of the config.
-        checkpoint: path of a checkpoint of this model.
+        checkpoint: path of a checkpoint of this model, or the work folder of a run.
         work_dir: default `work_dirs/<config name>`.
         tta: several scales and a horizontal flip; a segmenter then sees whole images, as most published multi-scale
             numbers do, or what the config's `tta_mode` says ('slide': BEiT and MAE, whose positions have one size).
@@ -80,6 +81,8 @@ def run_test(
     check_config(cfg)
     notes = apply_classes(cfg)
     precision = choose_precision(cfg, precision, compiled)
+    checkpoint = find_checkpoint(checkpoint, notes.append)
+    check_file(checkpoint)
     cfg.load_from = str(checkpoint)  # as the record of the run; loaded below
     fit_to_machine(cfg, training=False)
     if details is not None:
@@ -108,7 +111,7 @@ def run_test(
 
 
 def _evaluate(
-    runner: Runner, checkpoint: str, details: DetailOptions | None, tta: bool, out: str | None, plain: bool
+    runner: Runner, checkpoint: str | Path, details: DetailOptions | None, tta: bool, out: str | None, plain: bool
 ) -> dict[str, float]:
     """Run the test; with `details`, keep what it predicts and look at that afterwards."""
     if details is None:
@@ -150,7 +153,7 @@ def _check_places(cfg: Config, out: str | None, show_dir: str | None) -> None:
             raise ValueError(f'{option} {place} exists; choose another name, nothing is overwritten')
 
 
-def _load(runner: Runner, checkpoint: str, wrapped: bool) -> nn.Module:
+def _load(runner: Runner, checkpoint: str | Path, wrapped: bool) -> nn.Module:
     """Hold model and data against each other, fill the model, and give it without what is around it."""
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     model = model.module if wrapped else model

@@ -153,6 +153,8 @@ class Upload:
         async with contextlib.AsyncExitStack() as closing:
             closing.push_async_callback(form.close)
             names = [name for name, _ in form.multi_items()]
+            if names == ['image'] and isinstance(form['image'], str):
+                raise Refused(400, f'image was sent as text: write image=@photo.jpg, with an @ before the file; {HOW}')
             if names != ['image'] or not isinstance(form['image'], UploadFile):
                 raise Refused(
                     400, f"the form has {names or 'no fields'}, and must have one file with the name 'image': {HOW}")

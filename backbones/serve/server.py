@@ -14,10 +14,12 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import backbones
+from backbones.evaluation.checkpoint_config import IN_PREDICT, IN_PYTHON
 from backbones.serve.app import Service, make_app
 from backbones.serve.guard import Guard, is_every_address, is_loopback
 from backbones.serve.limits import MEGABYTE, Limits
 
+IN_SERVE = '--config CONFIG CHECKPOINT'
 HEADER_S = 10.0  # that a request line and its headers may take
 PORTS_TRIED = 100
 
@@ -106,10 +108,16 @@ def serve(
     """
     if not 0 < max_mb <= 1000:
         raise ValueError(f'--max-mb {max_mb:g}: give a number above 0, up to 1000')
+    if config is not None and Path(config).suffix != '.py':
+        raise ValueError(f'--config {config}: a config is a .py file; give {IN_SERVE}')
     taken = take_port(host, port)  # before the model is loaded, which takes longer
     print(f'loading {config or checkpoint} ...', flush=True)
     given = (checkpoint,) if config is None else (config, checkpoint)
-    model = backbones.load_model(*given, device=device, precision=precision)
+    try:
+        model = backbones.load_model(*given, device=device, precision=precision)
+    except ValueError as error:  # which names the ways in Python, too
+        text = str(error).replace(f'{IN_PREDICT}, {IN_PYTHON}', IN_SERVE).replace(IN_PYTHON, IN_SERVE)
+        raise ValueError(text) from error
     service = Service(model, Limits(max_bytes=round(max_mb * MEGABYTE)))
     print(f'{service.task}, {len(model.classes)} classes, {Path(model.checkpoint).name} on {model.device}')
     if not is_loopback(host):

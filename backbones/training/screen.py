@@ -1,7 +1,8 @@
-"""The bar at the foot of a terminal, and what else is printed, above it."""
+"""What is on the screen: the bar at the foot of a terminal, what is printed above it, and what only the log holds."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -10,23 +11,66 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
+
+from mmengine.runner import Runner
 
 OFTEN = 0.2  # seconds between two drawings of the bar
 SMALLEST_BAR = 8  # characters
 # What the bar or the line of metrics says; it stays in the log file.
 SHOWN = re.compile(r'(Epoch|Iter)\((train|val)\)|(Epoch|Iter)\(test\).* eta: |Exp name: ')
+# What MMEngine's Runner logs when it is built, hundreds of lines: environment and config (by `_log_env`), then hooks.
+DUMP_FUNCTION = '_log_env'
+DUMP = re.compile(r'\n-+\nSystem environment:|Config:\n|Hooks will be executed in the following order:\n')
 
 
 def is_terminal(plain: bool = False) -> bool:
-    """Whether a bar may be drawn: the standard output is a terminal that can, and nobody wants plain lines."""
+    """Whether a bar may be drawn: the standard output is a terminal that can, and nobody wants plain lines.
+
+    A terminal that does not know its size (0 rows or columns, as below `script` without one) shows no bar.
+    """
     if plain or os.environ.get('CI') or os.environ.get('TERM', 'dumb') == 'dumb':
         return False
     try:
-        return sys.stdout.isatty()
+        return sys.stdout.isatty() and _has_a_size(sys.stdout)
     except (AttributeError, ValueError):  # closed, or replaced by something else
         return False
+
+
+def _has_a_size(stream: TextIO) -> bool:
+    try:
+        return all(os.get_terminal_size(stream.fileno()))
+    except (AttributeError, ValueError, OSError):  # no terminal of the system, such as that of a notebook
+        return True
+
+
+@contextlib.contextmanager
+def dumps_in_the_log_only() -> Iterator[None]:
+    """Keep the environment, the config and the hooks of Runners that are built meanwhile from the screen.
+
+    Their log file holds them; one line says where that is.
+    """
+    before = Runner.build_logger
+
+    def build_logger(runner: Runner, *args: Any, **kwargs: Any) -> logging.Logger:
+        logger = before(runner, *args, **kwargs)
+        files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        for handler in logger.handlers:
+            if files and isinstance(handler, logging.StreamHandler) and handler not in files:
+                handler.addFilter(_is_no_dump)
+        if files:
+            path, here = Path(files[0].baseFilename), Path.cwd()
+            path = path.relative_to(here) if path.is_relative_to(here) else path
+            logger.info(f'log file, with environment, config and hooks: {path}')
+        return logger
+
+    Runner.build_logger = build_logger
+    try:
+        yield
+    finally:
+        Runner.build_logger = before
 
 
 class Screen:
@@ -150,3 +194,8 @@ class _Above(io.TextIOBase):
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether the bar does not say it."""
     return not SHOWN.match(str(record.msg))
+
+
+def _is_no_dump(record: logging.LogRecord) -> bool:
+    """Whether it is none of what `dumps_in_the_log_only` keeps from the screen."""
+    return record.funcName != DUMP_FUNCTION and not DUMP.match(str(record.msg))

@@ -22,7 +22,7 @@ from backbones.checkpoints import read_weights
 from backbones.checkpoints.export import exported_meta
 from backbones.checkpoints.stored_config import NoConfig, packed, unpacked
 from backbones.config import load_config
-from backbones.evaluation.checkpoint_config import find_checkpoint, safe_config
+from backbones.evaluation.checkpoint_config import find_checkpoint, holds_checkpoint, safe_config
 from backbones.evaluation.load_model import LoadedModel, as_rgb
 from backbones.evaluation.predict import predict
 
@@ -164,6 +164,26 @@ def test_of_a_work_folder_the_best_checkpoint_is_taken_or_the_newest(tmp_path):
         (tmp_path / 'exported' / name).write_bytes(b'')
     (tmp_path / 'exported/epoch_x.pth').unlink()
     assert find_checkpoint(tmp_path / 'exported').name == 'iter_12.pth'
+
+
+def test_where_nothing_is_or_something_else_that_is_said(tmp_path):
+    (tmp_path / 'run').mkdir()
+    Image.new('RGB', (4, 4)).save(tmp_path / 'photo.jpg')
+    (tmp_path / 'notes').write_text('hello')
+    for name, said in (('runn', r'^nothing is there at .*runn; .* Did you mean .*run\?$'),
+                       ('photo.jpg', 'is a picture'), ('c.py', 'nothing is there'), ('notes', 'is no checkpoint'),
+                       ('run', 'holds no checkpoint')):
+        with pytest.raises(ValueError, match=said):
+            find_checkpoint(tmp_path / name)
+        assert not holds_checkpoint(tmp_path / name)
+
+
+def test_swapped_arguments_of_a_prediction_are_told_of(tmp_path, detector):
+    (tmp_path / 'in').mkdir()
+    Image.new('RGB', (4, 4)).save(tmp_path / 'in/photo.jpg')
+    for first in (tmp_path / 'in', tmp_path / 'in/photo.jpg'):
+        with pytest.raises(ValueError, match=r'holds no checkpoint, and .*\.pth, among .* are they swapped\?'):
+            predict(None, first, [detector[1]], tmp_path / 'out')
 
 
 # --- what it predicts ---------------------------------------------------------------------------------------

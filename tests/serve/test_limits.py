@@ -132,7 +132,7 @@ def test_a_cut_off_picture_is_refused_and_the_next_is_predicted(detecting: Runni
 
 
 @pytest.mark.parametrize('change, said', [
-    (dict(name='file'), r"has \['file'\]"), (dict(file=None), "one file with the name 'image'")])
+    (dict(name='file'), r"has \['file'\]"), (dict(file=None), 'image was sent as text: write image=@photo.jpg')])
 def test_a_form_with_other_fields_says_what_it_must_have(detecting: Running, png: bytes, change: dict, said: str):
     content = b'text' if 'file' in change else png
     answer = detecting.ask('POST', '/predict', **form(content, **change))

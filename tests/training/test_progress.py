@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from mmengine.hooks import LoggerHook
-from resume_helpers import toy_runner
+from mmengine.runner import Runner
+from resume_helpers import Noisy, toy_runner
 
 from backbones.training import progress, screen
 from backbones.training.progress import (
@@ -32,7 +33,7 @@ from backbones.training.progress import (
     main_metrics,
     progress_shown,
 )
-from backbones.training.screen import bar_format, is_terminal
+from backbones.training.screen import bar_format, dumps_in_the_log_only, is_terminal
 
 CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
 TOY = '''
@@ -65,10 +66,12 @@ print('the end')
 '''
 
 
-def in_a_terminal(folder: Path, *arguments: str, columns: int = 100, **environment: str) -> tuple[list[str], str]:
+def in_a_terminal(
+    folder: Path, *arguments: str, columns: int = 100, rows: int = 30, **environment: str
+) -> tuple[list[str], str]:
     """Run the toy in a pseudo-terminal: what was drawn, piece by piece, and all of it."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 30, columns, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
     given = {key: value for key, value in os.environ.items() if key not in ('CI', 'COLUMNS', 'LINES', 'NO_COLOR')}
     given |= dict(TERM='xterm', PYTHONPATH=f'{ROOT}:{ROOT / "tests"}', OMP_NUM_THREADS='1', **environment)
     process = subprocess.Popen(
@@ -134,6 +137,28 @@ def test_a_narrow_terminal_keeps_the_bar_in_one_line_and_an_error_takes_it_away(
 def test_plain_lines_on_demand(tmp_path: Path) -> None:
     _, text = in_a_terminal(tmp_path, 'plain')
     assert '%|' not in text and text.count('Epoch(train)') == 6 and 'the end' in text
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_plain_lines(tmp_path: Path) -> None:
+    _, text = in_a_terminal(tmp_path, rows=0, columns=0)
+    assert '%|' not in text and text.count('Epoch(train)') == 6 and 'the end' in text
+
+
+def test_a_terminal_of_80_columns_and_24_rows_gets_the_bar(tmp_path: Path) -> None:
+    pieces, text = in_a_terminal(tmp_path, rows=24, columns=80)
+    assert any('%|' in piece for piece in pieces) and 'Epoch(train)' not in text
+
+
+def test_the_dumps_of_a_start_are_in_the_log_file_and_not_on_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with dumps_in_the_log_only():
+        runner = Runner(Noisy(), str(tmp_path / 'run'), cfg=dict(key=1), experiment_name=f'{tmp_path}_dumps')
+    runner.logger.info('news')
+    shown, log = capsys.readouterr().out, next(tmp_path.glob('run/*/*.log')).read_text()
+    for dump in ('System environment:', 'Config:', 'Hooks will be executed'):
+        assert dump in log and dump not in shown
+    assert str(next(tmp_path.glob('run/*/*.log'))) in shown and 'news' in shown and len(shown.splitlines()) < 20
 
 
 def test_a_terminal_that_is_none_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
