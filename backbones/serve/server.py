@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Guard, address: str = '', opened: bool = False) -> None:
         super().__init__(uvicorn.Config(
             app, http=PatientProtocol, ws='none', lifespan='off', log_level='critical', access_log=False,
+            log_config=None,  # uvicorn's own would close every log file of the process
             server_header=False, limit_concurrency=200, timeout_keep_alive=30, timeout_graceful_shutdown=0))
         self.address, self.opened = address, opened
 

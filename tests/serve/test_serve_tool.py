@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import os
 import queue
 import re
@@ -20,7 +21,7 @@ from serve.toys import ToyDetector
 
 import backbones
 from backbones.serve import server
-from backbones.serve.server import address_of, serve, take_port
+from backbones.serve.server import Server, address_of, serve, take_port
 
 STAND_IN = '''
 import backbones
@@ -136,3 +137,10 @@ import runpy
 runpy.run_path({str(ROOT / 'tools/serve.py')!r}, run_name='__main__')
 ''')
     assert done.returncode == 2 and "pip install 'mmbackbones[serve]'" in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_log_files_of_the_process_stay_open(tmp_path: Path) -> None:
+    kept = logging.FileHandler(tmp_path / 'run.log')
+    Server(lambda scope, receive, send: None)
+    assert kept.stream is not None
+    kept.close()
