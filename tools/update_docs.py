@@ -151,6 +151,7 @@ def times() -> str:
         f'On {demo["machine"]}, with empty caches and downloads included, `make demo` took\n'
         f'{_clock(seconds["make_demo"])}: {_clock(seconds["setup"])} of set-up (mmcv compiled), '
         f'{_clock(seconds["train_and_test"])} to train and test both models\n({scores}).\n'
+        'The evaluation in detail and the two reports, added since, take about one minute more.\n'
         f'After it, `make test` took {_clock(seconds["make_test"])}, with other work on the machine.'
     )
 
