@@ -10,18 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backbones.data.palette import make_palette
+from backbones.drawing.styles import class_colours
 from backbones.evaluation.load_model import Detections, LabelMap
 
 LARGEST_VIEW = 2048  # pixels of the longer side of what the page is sent to draw
 LOSSLESS_VIEW = 1_000_000  # pixels up to which that is a PNG
-# Told apart by people who do not see all colours. https://jfly.uni-koeln.de/color/
-OKABE_ITO = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66))
-
-
-def colours_of(count: int) -> list[tuple[int, int, int]]:
-    """RGB of each class, the same in every run."""
-    return [*OKABE_ITO, *make_palette(count)[len(OKABE_ITO):]][:count]
 
 
 def task_of(found: Detections | LabelMap) -> str:
@@ -41,7 +34,7 @@ def answer(found: Detections | LabelMap, classes: tuple[str, ...], score: float)
     common = dict(task=task_of(found), size=dict(width=width, height=height), classes=list(classes))
     if isinstance(found, LabelMap):
         pixels = np.bincount(found.labels.ravel(), minlength=len(classes))
-        return dict(common, labels_png=_png(found.labels), pixels=pixels.tolist(), colours=colours_of(len(classes)))
+        return dict(common, labels_png=_png(found.labels), pixels=pixels.tolist(), colours=class_colours(len(classes)))
     if not np.isfinite(found.boxes).all():
         raise ValueError('the model gave boxes that are no finite numbers: its weights, or its precision, are at fault')
     return dict(

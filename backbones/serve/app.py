@@ -21,8 +21,9 @@ from starlette.routing import Route
 
 from backbones.cli import TRACEBACK_VARIABLE
 from backbones.data.images import FORMATS
+from backbones.drawing.styles import class_colours
 from backbones.evaluation.load_model import LoadedModel
-from backbones.serve.answers import answer, colours_of, dumped, task_of, view
+from backbones.serve.answers import answer, dumped, task_of, view
 from backbones.serve.guard import Guard
 from backbones.serve.limits import Limits, Refused, Upload, decode
 from backbones.serve.worker import Worker
@@ -60,7 +61,7 @@ class Service:
         """What the model is, and the limits of the server."""
         classes = self.model.classes
         return JSONResponse(dict(
-            task=self.task, classes=list(classes), colours=colours_of(len(classes)),
+            task=self.task, classes=list(classes), colours=class_colours(len(classes)),
             checkpoint=Path(self.model.checkpoint).name, device=str(self.model.device),
             limits=dict(bytes=self.limits.max_bytes, pixels=self.limits.max_pixels, formats=list(FORMATS),
                         waiting=self.limits.waiting, score=LOWEST_SCORE)))

@@ -15,7 +15,7 @@ from serve.toys import Running, ToyDetector, ToySegmenter, as_file, form, servin
 
 import backbones
 from backbones.config import load_config
-from backbones.serve.answers import OKABE_ITO, colours_of
+from backbones.drawing.styles import class_colours
 
 ORIENTATION = 0x112
 
@@ -58,7 +58,7 @@ def test_a_segmenter_answers_with_a_label_map_counts_and_colours(segmenting: Run
     labels = np.asarray(Image.open(io.BytesIO(base64.b64decode(found['labels_png']))))
     assert labels.dtype == np.uint8 and (labels[:, :45] == 0).all() and (labels[:, 45:] == 2).all()
     assert found['pixels'] == [2700, 0, 2700] and found['classes'] == ['left', 'never', 'right']
-    assert found['colours'] == [list(colour) for colour in OKABE_ITO[:3]]
+    assert found['colours'] == [list(colour) for colour in class_colours(3)]
 
 
 def test_more_classes_than_a_byte_holds_are_kept_apart(png: bytes):
@@ -71,7 +71,8 @@ def test_more_classes_than_a_byte_holds_are_kept_apart(png: bytes):
 
 
 def test_colours_do_not_change_with_the_number_of_classes():
-    assert colours_of(0) == [] and colours_of(3) == colours_of(80)[:3] and colours_of(20) == colours_of(150)[:20]
+    assert class_colours(0) == [] and class_colours(3) == class_colours(80)[:3]
+    assert class_colours(20) == class_colours(150)[:20]
 
 
 def test_a_model_without_masks_says_so(png: bytes):
